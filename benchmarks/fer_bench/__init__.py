@@ -1,0 +1,1 @@
+"""Benchmarks: latency, accuracy, agreement, reports."""

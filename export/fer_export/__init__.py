@@ -1,0 +1,1 @@
+"""Export: folding, one file per target, bundles, parity."""

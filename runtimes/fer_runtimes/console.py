@@ -1,0 +1,34 @@
+"""What the three commands share: one-line errors, exit codes, and the default number of threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from fer_runtimes.errors import FerError
+
+if TYPE_CHECKING:
+    import typer
+
+
+def run(app: typer.Typer) -> None:
+    """Runs a command: a FerError becomes one line on stderr and its exit code, Ctrl-C becomes 130."""
+    try:
+        app()
+    except FerError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (affinity, not the machine's total)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

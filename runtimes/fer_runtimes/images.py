@@ -1,0 +1,40 @@
+"""From a picture to what a net takes: one function, used by training and by every runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fer_runtimes.errors import BadInput
+
+
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """Reads a picture file as grey, uint8 ``[H, W]``. Raises BadInput if it is not a picture."""
+    try:
+        return np.asarray(Image.open(path).convert("L"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadInput(f"{path}: not a readable picture ({error})") from error
+
+
+def prepare(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Brings grey faces to a net's input: uint8 ``[N, H, W]`` to uint8 ``[N, 1, size, size]``.
+
+    A face that is not square is cropped to its centre square first. Resizing is bilinear with
+    antialiasing (Pillow's), on bytes, so that a device needs nothing but Pillow to do the same.
+    Normalisation is not done here: it is part of every exported graph.
+    """
+    if images.dtype != np.uint8 or images.ndim != 3:
+        raise BadInput(f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, H, W]")
+    height, width = images.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images[:, top : top + side, left : left + side]
+    if side == size:
+        return np.ascontiguousarray(images[:, None])
+    out = np.empty((len(images), 1, size, size), np.uint8)
+    for i, image in enumerate(images):
+        out[i, 0] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return out

@@ -1,0 +1,1 @@
+"""Training: data augmentation, nets, recipes, the loop, checkpoints."""

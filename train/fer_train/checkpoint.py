@@ -1,0 +1,94 @@
+"""Checkpoints: plain data that ``torch.load(weights_only=True)`` accepts, never code."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_runtimes.errors import BadInput
+from fer_runtimes.files import whole_file
+from fer_runtimes.labels import LABELS
+from fer_train.nets import build_net
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "checkpoints" / "fer_mobileone_s.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained net and what must be known of it.
+
+    model: ``name`` and ``args``, what ``build_net`` takes beside the input size
+    input: ``size`` (pixels), ``channels`` (1), ``mean`` and ``std`` of grey in 0..1
+    state_dict: of the net as trained (branches apart), or of the folded net if ``folded``
+    """
+
+    model: dict[str, Any]
+    input: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+    labels: list[str] = field(default_factory=lambda: list(LABELS))
+    folded: bool = False
+    format: int = FORMAT
+
+    def build(self) -> nn.Module:
+        """The net, in eval mode, with these weights, on the CPU. Raises BadInput where they do not fit."""
+        from timm.utils import reparameterize_model
+
+        net = build_net(self.model["name"], self.input["size"], **self.model["args"])
+        if self.folded:
+            net = reparameterize_model(net)
+        try:
+            net.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise BadInput(f"the weights do not fit {self.model['name']}: {reason}") from error
+        return net.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint, whole or not at all."""
+    import torch
+
+    with whole_file(path) as aside:
+        torch.save(vars(checkpoint), aside)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint. Raises BadInput for anything else, without running what it holds."""
+    content = load_plain(path, "a checkpoint")
+    wanted = {"format", "model", "input", "labels", "state_dict"}
+    if missing := sorted(wanted - content.keys()):
+        raise BadInput(f"{path}: not a checkpoint of fer-train, it lacks {', '.join(missing)}; train one with fer-train")
+    if content["format"] != FORMAT:
+        raise BadInput(f"{path}: checkpoint format {content['format']}, this version reads {FORMAT}")
+    if list(content["labels"]) != list(LABELS):
+        raise BadInput(f"{path}: {len(content['labels'])} classes {content['labels']}, expected the {len(LABELS)} of FER2013: {', '.join(LABELS)}")
+    known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
+    return Checkpoint(**{"recipe": {}, "metrics": {}, "versions": {}, **known})
+
+
+def load_plain(path: Path, what: str) -> dict[str, Any]:
+    """Reads a dict of tensors and plain values. Raises BadInput if the file is damaged or holds code."""
+    import torch
+
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; expected {what}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadInput(f"{path}: refused, it is not {what} but a pickle that holds code or is damaged; make one with fer-train") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: not {what}, or cut short ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: holds a {type(content).__name__}, expected {what}")
+    return content

@@ -1,0 +1,219 @@
+"""The training loop. Read from top to bottom; nothing is hidden elsewhere.
+
+A run can be killed at any moment and continued: the state at the end of each epoch is one file,
+written whole, and each epoch draws its order, views and dropout from a seed made of the recipe's
+seed and the epoch's number. So a continued run ends with the same weights as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_runtimes import metrics
+from fer_runtimes.data import Faces
+from fer_runtimes.errors import BadInput
+from fer_runtimes.files import whole_file
+from fer_runtimes.images import prepare
+from fer_runtimes.labels import LABELS
+from fer_train.augment import augment
+from fer_train.checkpoint import Checkpoint, load_plain, save_checkpoint
+from fer_train.nets import build_net
+from fer_train.recipe import Recipe, recipe_from
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+RESUME, LAST, BEST, LOG = "resume.pt", "last.pt", "best.pt", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the log. ``accuracy`` is of the averaged weights on the validation split."""
+
+    epoch: int
+    epochs: int
+    size: int
+    lr: float
+    loss: float
+    accuracy: float
+    images_per_s: float
+
+
+def train(recipe: Recipe, faces: Faces, validation: Faces, out: Path, device: str = "cpu", amp: bool = False,
+          resume: bool = False, report: Callable[[Epoch], None] = lambda _: None,
+          step: Callable[[int, int], None] = lambda *_: None) -> Checkpoint:
+    """Trains and returns the last checkpoint; ``out`` then holds last.pt, best.pt, resume.pt and log.jsonl.
+
+    last.pt: the averaged weights after the last epoch, chosen by nothing.
+    best.pt: those of the epoch with the best accuracy on ``validation`` (its metrics say so).
+    device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; amp: bfloat16 autocast
+    report, step: called after each epoch, and after each batch with (batches done, batches in all)
+    """
+    import torch
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import CosineLRScheduler
+    from timm.utils import ModelEmaV3
+
+    _check_device(device)
+    targets = _targets(faces, recipe)
+    mean, std = (float(v) for v in (faces.images.mean() / 255, faces.images.std() / 255))
+    torch.manual_seed(recipe.seed)
+    net = build_net(recipe.model, recipe.size, **_net_args(recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = create_optimizer_v2(net, opt="sgd", lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, filter_bias_and_bn=True)
+    batch = min(recipe.batch_size, len(faces))
+    steps = len(faces) // batch
+    schedule = CosineLRScheduler(optimizer, t_initial=recipe.epochs * steps, warmup_t=round(recipe.warmup * steps),
+                                 warmup_lr_init=recipe.lr / 100, t_in_epochs=False)
+    average = ModelEmaV3(net, decay=recipe.ema, use_warmup=True)
+    first, best = 0, -1.0
+    identity = {"recipe": json.dumps(recipe.to_dict(), sort_keys=True), "data": faces.sha256, "votes": faces.votes is not None}
+    if resume:
+        state = _read_state(out, identity)
+        net.load_state_dict(state["net"])
+        average.module.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, best = state["epochs_done"], state["best"]
+        _cut_log(out, first)
+    elif (out / RESUME).exists():
+        raise BadInput(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
+    else:
+        (out / LOG).unlink(missing_ok=True)
+
+    images = torch.from_numpy(np.array(faces.images)).to(device)
+    held_out = torch.from_numpy(prepare(np.asarray(validation.images), recipe.size)).to(device)
+    soft = torch.from_numpy(targets).to(device)
+    checkpoint: Checkpoint | None = None
+    for epoch in range(first, recipe.epochs):
+        began, size, total_loss = time.perf_counter(), recipe.size_at(epoch), torch.zeros((), device=device)
+        seed = recipe.seed * 1_000_003 + epoch
+        torch.manual_seed(seed)
+        generator = torch.Generator(device=device).manual_seed(seed)
+        order = torch.randperm(len(faces), device=device, generator=generator)
+        net.train()
+        for i in range(steps):
+            update = epoch * steps + i
+            schedule.step_update(update)
+            chosen = order[i * batch : (i + 1) * batch]
+            views = (augment(images[chosen], size, recipe.augment, generator) - mean) / std
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
+                logits = net(views.contiguous(memory_format=torch.channels_last))
+            loss = torch.nn.functional.cross_entropy(logits.float(), soft[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            average.update(net, step=update)
+            total_loss += loss.detach()
+            step(i + 1, steps)
+        mean_loss = float(total_loss) / steps
+        if not math.isfinite(mean_loss):
+            raise BadInput(f"the loss is {mean_loss} after epoch {epoch + 1}; lower --lr (now {recipe.lr}); {out} keeps the state before it")
+        seconds = time.perf_counter() - began
+
+        figures = evaluate(average.module, held_out, validation.labels, mean, std)
+        checkpoint = Checkpoint(
+            model={"name": recipe.model, "args": _net_args(recipe)},
+            input={"size": recipe.size, "channels": 1, "mean": mean, "std": std},
+            state_dict={key: value.detach().cpu().clone() for key, value in average.module.state_dict().items()},
+            recipe=recipe.to_dict(),
+            metrics={"split": validation.split, "images": len(validation), "epoch": epoch + 1, "chosen_by": "last epoch",
+                     "training_images": len(faces), "training_data": faces.describe(), **figures},
+            versions=_versions(),
+        )
+        save_checkpoint(out / LAST, checkpoint)
+        if figures["accuracy"] > best:
+            best = figures["accuracy"]
+            chosen_by = f"best epoch on {validation.split}"
+            save_checkpoint(out / BEST, Checkpoint(**{**vars(checkpoint), "metrics": {**checkpoint.metrics, "chosen_by": chosen_by}}))
+        line = Epoch(epoch + 1, recipe.epochs, size, optimizer.param_groups[0]["lr"], mean_loss, figures["accuracy"], steps * batch / seconds)
+        with (out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(vars(line)) + "\n")
+        with whole_file(out / RESUME) as aside:
+            torch.save({"net": net.state_dict(), "average": average.module.state_dict(), "optimizer": optimizer.state_dict(),
+                        "epochs_done": epoch + 1, "best": best, "device": device, **identity}, aside)
+        report(line)
+    if checkpoint is None:
+        raise BadInput(f"{out}: this run is complete ({first} epochs); its checkpoints are {LAST} and {BEST}")
+    return checkpoint
+
+
+def evaluate(net: nn.Module, images: torch.Tensor, labels: NDArray[np.int64], mean: float, std: float) -> dict[str, Any]:
+    """Accuracy, macro-F1 and confusion of ``net`` on uint8 images ``[N, 1, S, S]`` and labels ``[N]``."""
+    import torch
+
+    net.eval()
+    predictions = []
+    with torch.inference_mode():
+        for part in images.split(512):
+            views = ((part.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+            predictions.append(net(views).argmax(1).cpu())
+    table = metrics.confusion(labels, torch.cat(predictions).numpy())
+    return {"accuracy": metrics.accuracy(table), "macro_f1": metrics.macro_f1(table), "confusion": table.tolist()}
+
+
+def recipe_of_run(out: Path) -> Recipe:
+    """The recipe of a run that was begun in ``out``, so that --resume needs nothing else."""
+    return recipe_from(json.loads(load_plain(out / RESUME, "a run to continue")["recipe"]), str(out / RESUME))
+
+
+def _net_args(recipe: Recipe) -> dict[str, Any]:
+    args = {"stem_stride": recipe.stem_stride, "drop_rate": recipe.drop_rate, "drop_path_rate": recipe.drop_path_rate}
+    return {key: value for key, value in args.items() if value}
+
+
+def _targets(faces: Faces, recipe: Recipe) -> NDArray[np.float32]:
+    """Target distributions ``[N, 7]``: the smoothed label, mixed with the FER+ votes where there are any.
+
+    Soft labels from several annotators beat their majority (Barsoum et al., arXiv 1608.01041).
+    """
+    hard = np.full((len(faces), len(LABELS)), recipe.smoothing / len(LABELS), np.float32)
+    hard[np.arange(len(faces)), faces.labels] += 1 - recipe.smoothing
+    if faces.votes is None or recipe.votes == 0:
+        return hard
+    totals = faces.votes.sum(1, keepdims=True)
+    shares = np.divide(faces.votes, totals, out=hard.copy(), where=totals > 0)
+    return ((1 - recipe.votes) * hard + recipe.votes * shares).astype(np.float32)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    from fer_runtimes.errors import NotAvailable
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise NotAvailable(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; use --device cpu") from error
+
+
+def _read_state(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    state = load_plain(out / RESUME, "a run to continue")
+    for key, value in identity.items():
+        if state.get(key) != value:
+            raise BadInput(f"{out}: was begun with another {key}; continue it with the same, or start anew with another --out")
+    return state
+
+
+def _cut_log(out: Path, epochs: int) -> None:
+    """Drops what was logged after the state that is continued from."""
+    if (out / LOG).exists():
+        lines = (out / LOG).read_text(encoding="utf-8").splitlines(keepends=True)
+        with whole_file(out / LOG) as aside:
+            aside.write_text("".join(lines[:epochs]), encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    import timm
+    import torch
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__}
