@@ -33,7 +33,7 @@ def prepare(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     top, left = (height - side) // 2, (width - side) // 2
     images = images[:, top : top + side, left : left + side]
     if side == size:
-        return np.ascontiguousarray(images[:, None])
+        return np.array(images[:, None])
     out = np.empty((len(images), 1, size, size), np.uint8)
     for i, image in enumerate(images):
         out[i, 0] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))

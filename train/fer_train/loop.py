@@ -90,8 +90,8 @@ def train(recipe: Recipe, faces: Faces, validation: Faces, out: Path, device: st
     else:
         (out / LOG).unlink(missing_ok=True)
 
-    images = torch.from_numpy(np.array(faces.images)).to(device)
-    held_out = torch.from_numpy(prepare(np.asarray(validation.images), recipe.size)).to(device)
+    images = torch.from_numpy(np.array(faces.images)).to(device)  # a copy: the data is memory-mapped, read-only
+    held_out = torch.from_numpy(prepare(validation.images, recipe.size)).to(device)
     soft = torch.from_numpy(targets).to(device)
     checkpoint: Checkpoint | None = None
     for epoch in range(first, recipe.epochs):
@@ -216,4 +216,4 @@ def _versions() -> dict[str, str]:
     import timm
     import torch
 
-    return {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__, "numpy": np.__version__}

@@ -1,0 +1,148 @@
+"""Folding reparameterised branches into single convolutions, with proof.
+
+timm knows how each block folds (``fuse``, ``reparameterize``, ``switch_to_deploy``). What stands
+here is what makes it safe: the fold runs in eval mode and in float64, each folded block and the
+whole net must then equal the unfolded ones in float64 on given images, nothing with branches may
+be left, and after the cast to float32 no image may change its top-1. Folding in train mode, or
+with statistics that were never trained, gives a wrong net without a word; here it is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_runtimes.errors import BadInput, CheckFailed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Rounding of float64 through a few hundred layers stays near 1e-12; a logic error does not.
+RELATIVE_BOUND = 1e-9
+_FOLDS = ("fuse", "reparameterize", "switch_to_deploy")
+
+
+@dataclass(frozen=True)
+class Size:
+    """parameters; macs: multiply-accumulates of convolutions and linear layers for one image; convolutions: how many."""
+
+    parameters: int
+    macs: int
+    convolutions: int
+
+
+@dataclass(frozen=True)
+class FoldProof:
+    """What was folded and how exactly it equals the original; errors are relative, max |a-b| / max |a|, in float64.
+
+    top1_changes: images whose top-1 differs between unfolded and folded float32 nets (must be 0)
+    """
+
+    blocks: int
+    images: int
+    worst_block: str | None
+    worst_block_error: float
+    net_error: float
+    top1_changes: int
+    before: Size
+    after: Size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
+
+
+def fold(net: nn.Module, images: NDArray[np.uint8]) -> tuple[nn.Module, FoldProof]:
+    """Folds ``net`` (float32, eval, taking uint8 ``[N, 1, S, S]``) and proves it on ``images``.
+
+    Returns the folded float32 net and the proof; ``net`` is left as it was. A net with nothing to
+    fold comes back as it is, with 0 blocks. Raises BadInput for a net in train mode and
+    CheckFailed, naming the block, if anything is not equal.
+    """
+    import torch
+    from timm.utils import reparameterize_model
+
+    if training := [name or "net" for name, module in net.named_modules() if module.training]:
+        raise BadInput(f"the net is in train mode ({training[0]}); BatchNorm must use its trained statistics: call eval() before folding")
+    batch = torch.from_numpy(images)
+    exact = copy.deepcopy(net).double()
+    blocks = [name for name, module in exact.named_modules() if name and any(hasattr(module, fold_name) for fold_name in _FOLDS)]
+    folded = reparameterize_model(exact).eval()
+    with torch.inference_mode():
+        seen, truth = _with_inputs(exact, blocks, batch)
+        errors = {name: _relative(exact.get_submodule(name)(x), folded.get_submodule(name)(x)) for name, x in seen.items()}
+        net_error = _relative(truth, folded(batch))
+    worst = max(errors, key=lambda name: errors[name], default=None)
+    _check_equal(errors, net_error)
+    _check_nothing_left(folded, blocks)
+    single = folded.float()
+    with torch.inference_mode():
+        changes = int((net(batch).argmax(1) != single(batch).argmax(1)).sum())
+    if changes:
+        raise CheckFailed(f"folding changes the top-1 of {changes} of {len(images)} images in float32; the net is too ill-conditioned to fold, export it with --no-fold")
+    return single, FoldProof(len(blocks), len(images), worst, errors[worst] if worst else 0.0, net_error, changes,
+                             measure(net, images[:1]), measure(single, images[:1]))
+
+
+def measure(net: nn.Module, image: NDArray[np.uint8]) -> Size:
+    """Counts parameters, multiply-accumulates for one image ``[1, 1, S, S]``, and convolutions that ran."""
+    import torch
+    from torch import nn
+
+    macs = convolutions = 0
+
+    def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        nonlocal macs, convolutions
+        if isinstance(module, nn.Conv2d):
+            convolutions += 1
+            macs += module.weight[0].numel() * output.numel()
+        else:
+            assert isinstance(module, nn.Linear)
+            macs += module.in_features * output.numel()
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    with torch.inference_mode():
+        net(torch.from_numpy(image))
+    for hook in hooks:
+        hook.remove()
+    return Size(sum(p.numel() for p in net.parameters()), macs, convolutions)
+
+
+def _with_inputs(net: nn.Module, names: list[str], batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Runs the net and keeps what each named block was given (cloned: activations are in place)."""
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [net.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].clone()})) for name in names]
+    output: torch.Tensor = net(batch)
+    for hook in hooks:
+        hook.remove()
+    return seen, output
+
+
+def _relative(truth: torch.Tensor, value: torch.Tensor) -> float:
+    scale = float(truth.abs().max())
+    return float((truth - value).abs().max()) / scale if scale else float(value.abs().max())
+
+
+def _check_equal(errors: dict[str, float], net_error: float) -> None:
+    for name, error in errors.items():
+        if not error <= RELATIVE_BOUND:  # also true of NaN
+            raise CheckFailed(f"block {name} folds to another function: relative error {error:.1e} in float64, at most {RELATIVE_BOUND:.0e} allowed")
+    if not net_error <= RELATIVE_BOUND:
+        raise CheckFailed(f"the folded net is another function: relative error {net_error:.1e} in float64, at most {RELATIVE_BOUND:.0e} allowed")
+
+
+def _check_nothing_left(folded: nn.Module, blocks: list[str]) -> None:
+    """A folded block is one convolution; squeeze-and-excitation beside it has its own, so it is not counted."""
+    from torch import nn
+
+    for name in blocks:
+        parts = [(path, part) for path, part in folded.get_submodule(name).named_modules() if not path.startswith("attn")]
+        norms = [path for path, part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        convolutions = [path for path, part in parts if isinstance(part, nn.Conv2d)]
+        if norms or len(convolutions) > 1:
+            raise CheckFailed(f"block {name} still has branches after folding: {', '.join(norms + convolutions)}")

@@ -1,0 +1,170 @@
+"""From a checkpoint to a checked bundle: load, fold, convert, load back, compare, keep."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fer_export.targets import TARGETS
+from fer_runtimes.bundle import Bundle, Manifest, Reference, read_bundle, write_manifest, writing_bundle
+from fer_runtimes.data import Faces
+from fer_runtimes.errors import BadInput, NotAvailable
+from fer_runtimes.files import cache_dir, sha256_of
+from fer_runtimes.labels import LABELS
+from fer_runtimes.session import Options, open_session, why_not
+
+if TYPE_CHECKING:
+    from fer_export.fold import FoldProof, Size
+    from fer_train.checkpoint import Checkpoint
+    from fer_train.deploy import Deployable
+
+_PACKAGES = ("fer-edge", "torch", "timm", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "numpy")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint made ready for any target: the net to convert and the truth to judge by.
+
+    net: float32, eval, bytes in, logits out; folded if there is a proof
+    """
+
+    checkpoint: Checkpoint
+    checkpoint_sha256: str
+    net: Deployable
+    proof: FoldProof | None
+    size: Size
+    reference: Reference
+
+    def describe(self) -> dict[str, object]:
+        """What is written into formats that carry metadata, so that a model file alone still says what it is."""
+        return {"model": self.checkpoint.model["name"], "labels": list(LABELS), "input": self.checkpoint.input,
+                "checkpoint_sha256": self.checkpoint_sha256, "folded": self.proof is not None}
+
+
+def why_no_target(target: str) -> str | None:
+    """One line that says why a target cannot be exported here, or None."""
+    row = TARGETS.get(target)
+    if row is None:
+        return f"target {target!r} is unknown; known are {', '.join(TARGETS)}"
+    if missing := [module for module in row.needs if find_spec(module) is None]:
+        return f"target {target} needs {', '.join(missing)}, not installed here; {row.install}"
+    return why_not(row.runtime)
+
+
+def load_source(checkpoint: Path, faces: Faces | None = None, folding: bool = True, say: Callable[[str], None] = lambda _: None) -> Source:
+    """Loads a checkpoint, answers the reference images in float64, and folds the net with proof.
+
+    faces: real images for the proof and for parity; without them drawn faces serve.
+    say: told each step in a few words.
+
+    Raises BadInput for what is not a checkpoint, CheckFailed if the folded net is another function.
+    """
+    from fer_export.fold import fold, measure
+    from fer_export.reference import make_reference
+    from fer_runtimes.drawn import drawn_faces
+    from fer_train.checkpoint import load_checkpoint
+    from fer_train.deploy import deployable
+
+    loaded = load_checkpoint(checkpoint)
+    if loaded.folded:
+        raise BadInput(f"{checkpoint}: is folded already; export the checkpoint it was folded from, parity is judged against that")
+    say(f"checkpoint {checkpoint.name}: {loaded.model['name']}, {loaded.input['size']}x{loaded.input['size']}")
+    net = deployable(loaded)
+    reference = make_reference(net, faces or drawn_faces(1024, seed=0), loaded.input["size"])
+    digest = sha256_of(checkpoint)
+    if not folding:
+        return Source(loaded, digest, net, None, measure(net, reference.images[:1]), reference)
+    folded, proof = fold(net, reference.images)
+    say(f"folded {proof.blocks} blocks: {proof.before.convolutions} convolutions to {proof.after.convolutions}, "
+        f"{proof.before.parameters / 1e6:.2f} M parameters to {proof.after.parameters / 1e6:.2f} M, "
+        f"{proof.before.macs / 1e6:.0f} M MACs to {proof.after.macs / 1e6:.0f} M; float64 error {proof.net_error:.0e}")
+    return Source(loaded, digest, folded, proof, proof.after, reference)
+
+
+def export(source: Source, target: str, out: Path, precision: str = "fp32", say: Callable[[str], None] = lambda _: None) -> Bundle:
+    """Converts a source to one target, checks it in that target's engine, and returns the bundle under ``out``.
+
+    Raises NotAvailable for a target or precision that cannot be had here, CheckFailed if the
+    engine gives other answers; in each case nothing is left under ``out``.
+    """
+    from fer_export.parity import check_session
+
+    check_available(target, precision)
+    row = TARGETS[target]
+    name, size = source.checkpoint.model["name"], source.checkpoint.input["size"]
+    manifest = Manifest(
+        name=bundle_name(name, target, precision, source.proof is not None), target=target, precision=precision,
+        input={"name": "images", "shape": ["N", 1, size, size], "dtype": "uint8", "layout": "NCHW", "colour": "grey"},
+        output={"name": "logits", "shape": ["N", len(LABELS)], "dtype": "float32"},
+        source={"checkpoint_sha256": source.checkpoint_sha256, "model": name, "folded": source.proof is not None,
+                "parameters": source.size.parameters, "macs": source.size.macs, "convolutions": source.size.convolutions,
+                "fold_proof": source.proof and source.proof.to_dict(), "metrics": source.checkpoint.metrics, "recipe": source.checkpoint.recipe},
+        versions=_versions(), files={},
+    )
+    with writing_bundle(out / manifest.name) as folder:
+        module, _, function = row.converter.partition(":")
+        getattr(importlib.import_module(module), function)(source, precision, folder)
+        source.reference.save(folder)
+        bundle = write_manifest(folder, manifest)
+        with open_session(read_bundle(folder), row.runtime, Options()) as session:
+            parity = check_session(session, source.reference, row.tolerances[precision], f"{target} {precision}")
+        write_manifest(folder, replace(bundle.manifest, parity=parity.to_dict()))
+    say(f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e} "
+        f"({parity.error_ratio:.1f}x float32 PyTorch's), top-1 agreement {parity.top1_agreement:.4f}, {parity.certified:.1%} of labels certified")
+    return read_bundle(out / manifest.name)
+
+
+def check_available(target: str, precision: str) -> None:
+    """Raises NotAvailable if a target, or a precision of it, cannot be had here."""
+    if reason := why_no_target(target):
+        raise NotAvailable(reason)
+    if precision not in TARGETS[target].tolerances:
+        raise NotAvailable(f"target {target} has no precision {precision!r}; it has {', '.join(TARGETS[target].tolerances)}")
+
+
+class BundleCache:
+    """Bundles of one checkpoint, each made when first asked for and kept for these package versions."""
+
+    def __init__(self, checkpoint: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        from fer_train.checkpoint import load_checkpoint
+
+        self._checkpoint, self._say = checkpoint, say
+        self._model = load_checkpoint(checkpoint).model["name"]
+        self._sources: dict[bool, Source] = {}
+        key = sha256(repr((sha256_of(checkpoint), sorted(_versions().items()))).encode()).hexdigest()[:16]
+        self.folder = cache_dir() / "bundles" / key
+
+    def bundle(self, target: str, precision: str = "fp32", folding: bool = True) -> Bundle:
+        """The bundle of ``export``; raises what that raises."""
+        check_available(target, precision)
+        path = self.folder / bundle_name(self._model, target, precision, folding)
+        if path.is_dir():
+            try:
+                return read_bundle(path)
+            except BadInput:
+                self._say(f"the cached bundle {path} is damaged; making it again")
+        if folding not in self._sources:
+            self._sources[folding] = load_source(self._checkpoint, folding=folding, say=self._say)
+        return export(self._sources[folding], target, self.folder, precision, self._say)
+
+
+def bundle_name(model: str, target: str, precision: str, folding: bool) -> str:
+    """The folder's name, e.g. ``fer_mobileone_s-onnx-fp32``."""
+    return "-".join([model, target, precision, *([] if folding else ["unfolded"])])
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

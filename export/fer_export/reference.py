@@ -1,0 +1,65 @@
+"""The images on which parity is judged, and the truth about them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_runtimes.bundle import Reference
+from fer_runtimes.data import Faces
+from fer_runtimes.images import prepare
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FACES = 448
+SMALLEST_MARGINS = 48
+
+
+def make_reference(net: nn.Module, faces: Faces, size: int, seed: int = 0) -> Reference:
+    """Chooses images from ``faces`` and adds hard ones; answers them with ``net`` in float64 and float32.
+
+    net: the unfolded net, float32, eval, taking uint8 ``[N, 1, S, S]``. The images: faces at random,
+    the faces whose two best classes lie closest, and what a camera gives when something is wrong
+    (black, white, grey, noise, stripes, faces driven into saturation).
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(faces))
+    pool = prepare(np.asarray(faces.images[np.sort(order[:4096])]), size)
+    plain = "drawn face" if faces.name == "drawn-faces" else "face"
+    ranked = np.argsort(_margins(_answers(net, pool)))
+    closest, others = ranked[:SMALLEST_MARGINS], np.sort(ranked[SMALLEST_MARGINS : SMALLEST_MARGINS + FACES])
+    parts = [(plain, pool[others]), ("smallest margin", pool[closest]), *_hard(pool[others[:8]], size, random)]
+    images = np.concatenate([part for _, part in parts])
+    kinds = np.concatenate([np.full(len(part), kind) for kind, part in parts])
+    exact = copy.deepcopy(net).double()
+    return Reference(images, _answers(exact, images).astype(np.float64), _answers(net, images).astype(np.float32), kinds)
+
+
+def _hard(faces: NDArray[np.uint8], size: int, random: np.random.Generator) -> list[tuple[str, NDArray[np.uint8]]]:
+    shape = (1, 1, size, size)
+    stripes = np.zeros(shape, np.uint8)
+    stripes[..., ::2, :] = 255
+    saturated = np.where(faces > 127, 255, 0).astype(np.uint8)
+    return [
+        ("constant", np.concatenate([np.full(shape, value, np.uint8) for value in (0, 128, 255)])),
+        ("noise", random.integers(0, 256, (2, 1, size, size), dtype=np.uint8)),
+        ("stripes", np.concatenate([stripes, stripes.transpose(0, 1, 3, 2)])),
+        ("saturated", saturated),
+    ]
+
+
+def _answers(net: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.floating]:
+    import torch
+
+    with torch.inference_mode():
+        return np.concatenate([net(part).numpy() for part in torch.from_numpy(images).split(256)])
+
+
+def _margins(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    ordered = np.sort(logits, 1)
+    margins: NDArray[np.floating] = ordered[:, -1] - ordered[:, -2]
+    return margins

@@ -1,0 +1,48 @@
+"""ONNX: one graph with dynamic batch, bytes in, logits out, its facts in the metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from fer_export.pipeline import Source
+
+# 18 is what torch's exporter writes natively; TensorRT 10, OpenVINO 2025 and ONNX Runtime 1.20 all read it.
+OPSET = 18
+
+
+def convert(source: Source, precision: str, folder: Path) -> None:
+    """Writes ``model.onnx``: input ``images`` uint8 ``[N, 1, S, S]``, output ``logits`` float32 ``[N, 7]``."""
+    import onnx
+    import onnxslim
+    import torch
+
+    size = source.checkpoint.input["size"]
+    images = torch.zeros(2, 1, size, size, dtype=torch.uint8)
+    path = folder / "model.onnx"
+    with _quiet():
+        program = torch.onnx.export(source.net, (images,), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=["logits"],
+                                    dynamic_shapes=({0: torch.export.Dim("N")},), verbose=False)
+        assert program is not None
+        model = onnxslim.slim(program.model_proto)
+    for key, value in source.describe().items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of its own deprecations; neither is for our user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)

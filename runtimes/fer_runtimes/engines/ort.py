@@ -1,0 +1,49 @@
+"""ONNX Runtime. Asked for CUDA it may give the CPU with a warning; here that is an error."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_runtimes.bundle import Bundle
+from fer_runtimes.errors import BadInput, NotAvailable
+from fer_runtimes.session import Options, Report, Session
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OrtSession(Session):
+    """One ONNX Runtime session on one execution provider."""
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        import onnxruntime
+
+        super().__init__(bundle, options)
+        provider = _PROVIDERS.get(options.device)
+        if provider is None:
+            raise NotAvailable(f"onnxruntime has no device {options.device!r} here; choose one of {', '.join(_PROVIDERS)}")
+        if provider not in onnxruntime.get_available_providers():
+            raise NotAvailable(f"this onnxruntime has no {provider}; pip install 'fer-edge[onnx-gpu]', or use --device cpu")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(bundle.file(".onnx")), settings, providers=[provider])
+        except Exception as error:  # onnxruntime's errors have no common base but Exception
+            raise BadInput(f"{bundle.path}: onnxruntime cannot open the model ({error}); export the bundle again") from error
+        if (first := self._session.get_providers()[0]) != provider:
+            raise NotAvailable(f"onnxruntime was asked for {provider} and uses {first}: the provider's libraries do not load; "
+                               "check the CUDA installation, or use --device cpu")
+        self._session.disable_fallback()
+        self._input = self._session.get_inputs()[0].name
+
+    def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._session.run(["logits"], {self._input: images})[0]  # type: ignore[no-any-return]
+
+    def report(self) -> Report:
+        import onnxruntime
+
+        settings = self._session.get_session_options()
+        return Report(self.options.device, self._session.get_providers()[0], "fp32", settings.intra_op_num_threads,
+                      {"onnxruntime": onnxruntime.__version__})
