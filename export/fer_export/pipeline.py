@@ -113,7 +113,7 @@ def export(source: Source, target: str, out: Path, precision: str = "fp32", say:
         getattr(importlib.import_module(module), function)(source, precision, folder)
         source.reference.save(folder)
         bundle = write_manifest(folder, manifest)
-        with open_session(read_bundle(folder), row.runtime, Options()) as session:
+        with open_session(read_bundle(folder), row.runtime, Options(threads=1)) as session:
             parity = check_session(session, source.reference, row.tolerances[precision], f"{target} {precision}")
         write_manifest(folder, replace(bundle.manifest, parity=parity.to_dict()))
     say(f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e} "

@@ -1,0 +1,155 @@
+"""fer-bench: accuracy, agreement and latency of every runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from fer_runtimes import console
+
+if TYPE_CHECKING:
+    from fer_bench.bench import Job
+    from fer_runtimes.bundle import Bundle
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+ALL = "all"
+
+
+@app.command()
+def bench(
+    runtime: Annotated[list[str], typer.Option(help="Runtime to measure; give it several times for several, or `all`.")] = [ALL],  # noqa: B006
+    model: Annotated[Optional[list[Path]], typer.Option(help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached.")] = None,
+    checkpoint: Annotated[Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")] = None,
+    data: Annotated[Optional[Path], typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder. Without it there is no accuracy.")] = None,
+    split: Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")] = None,
+    json_out: Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")] = None,
+    csv_out: Annotated[Optional[Path], typer.Option("--csv", help="Write the rows as csv.")] = None,
+    markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")] = None,
+    device: Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")] = 0,
+    queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime.")] = 1024,
+    list_runtimes: Annotated[bool, typer.Option("--list", help="List runtimes and what each lacks here.")] = False,
+) -> None:
+    """Measures runtimes on the same model and the same images, each in a process of its own.
+
+    Examples:
+
+    * `fer-bench --runtime openvino`
+
+    * `fer-bench --runtime all --data fer2013.csv --split PublicTest --json out.json`
+
+    * `fer-bench --runtime onnxruntime --model build/fer_mobileone_s-onnx-fp32 --threads 1`
+    """
+    if list_runtimes:
+        from fer_runtimes.engines import ENGINES
+        from fer_runtimes.session import why_not
+
+        for name in ENGINES:
+            typer.echo(f"{name:12s} {why_not(name) or 'can run here'}")
+        return
+    from rich.console import Console
+
+    from fer_bench import tables
+    from fer_bench.bench import bench as run
+    from fer_runtimes.data import TEST_SPLITS, load_faces
+    from fer_runtimes.errors import NotAvailable
+    from fer_runtimes.files import whole_file
+    from fer_runtimes.session import Options
+
+    if model and checkpoint:
+        raise typer.BadParameter("--model names bundles that exist, --checkpoint one to export; give one of them")
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
+    jobs = _jobs_of_models(model, runtime) if model else _jobs_of_checkpoint(checkpoint, runtime, screen.print)
+    with screen.status("measuring") as status:
+        results = run(jobs, faces, Options(device, threads or console.usable_cores()), queries, lambda text: status.update(f"measuring {text}"))
+    for path, content in ((json_out, json.dumps(results, indent=2) + "\n"), (csv_out, tables.comma_separated(results)), (markdown_out, tables.markdown(results))):
+        if path is not None:
+            with whole_file(path) as aside:
+                aside.write_text(content, encoding="utf-8")
+    Console(highlight=False, width=None if screen.is_terminal else 160).print(tables.terminal(results))
+    failed = [row for row in results["results"] if row["error"]]
+    for row in failed:
+        screen.print(f"{row['runtime']}: {row['error']}")
+    if failed and (ALL not in runtime or len(failed) == len(jobs)):
+        raise NotAvailable(f"{len(failed)} of {len(jobs)} runtimes could not be measured: {failed[0]['error']}")
+
+
+def _jobs_of_models(models: list[Path], runtimes: list[str]) -> list[Job]:
+    """Every bundle on every asked runtime that runs its target."""
+    from fer_bench.bench import Job
+    from fer_runtimes.bundle import MANIFEST, read_bundle
+    from fer_runtimes.errors import BadInput
+    from fer_runtimes.session import runtimes_for
+
+    bundles = []
+    for path in models:
+        if not path.is_dir():
+            raise BadInput(f"{path}: no such bundle; make one with fer-export")
+        inner = sorted(file.parent for file in path.glob(f"*/{MANIFEST}"))
+        bundles += [read_bundle(folder) for folder in inner] if inner and not (path / MANIFEST).exists() else [read_bundle(path)]
+    jobs = []
+    for name in _named(runtimes):
+        fitting = [bundle for bundle in bundles if name == "null" or name in runtimes_for(bundle.manifest.target)]
+        if not fitting and ALL not in runtimes:
+            raise BadInput(f"none of {', '.join(str(path) for path in models)} runs on {name}; export one with fer-export")
+        jobs += [_job(name, lambda bundle=bundle: bundle) for bundle in fitting]
+    return sorted(jobs, key=_order) if jobs else [Job(runtimes[0], None, "no bundle to run")]
+
+
+def _jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callable[[str], None]) -> list[Job]:
+    """Each asked runtime on the bundle of its own target, exported on the fly; PyTorch unfolded too, for what folding buys."""
+    from importlib.util import find_spec
+
+    from fer_runtimes.engines import ENGINES
+    from fer_runtimes.errors import NotAvailable
+
+    if find_spec("torch") is None:
+        raise NotAvailable("exporting a bundle on the fly needs torch, not installed here; give a bundle with --model, or pip install 'fer-edge[export]'")
+    from fer_export.pipeline import BundleCache
+    from fer_train.checkpoint import SHIPPED
+
+    cache = BundleCache(checkpoint or SHIPPED, say)
+    jobs = []
+    for name in _named(runtimes):
+        target = (ENGINES[name].targets or ("onnx",))[0]
+        if name == "pytorch":
+            jobs.append(_job(name, lambda: cache.bundle("pytorch", folding=False)))
+        jobs.append(_job(name, lambda target=target: cache.bundle(target)))
+    return jobs
+
+
+def _named(runtimes: list[str]) -> list[str]:
+    from fer_runtimes.engines import ENGINES
+    from fer_runtimes.errors import BadInput
+
+    if unknown := [name for name in runtimes if name not in ENGINES and name != ALL]:
+        raise BadInput(f"runtime {unknown[0]!r} is unknown; known are {ALL}, {', '.join(ENGINES)}")
+    return [name for name in ENGINES if name != "null"] if ALL in runtimes else list(dict.fromkeys(runtimes))
+
+
+def _job(runtime: str, bundle: Callable[[], Bundle]) -> Job:
+    """A job with its bundle, or with the reason why it has none."""
+    from fer_bench.bench import Job
+    from fer_runtimes.errors import NotAvailable
+    from fer_runtimes.session import why_not
+
+    if reason := why_not(runtime):
+        return Job(runtime, None, reason)
+    try:
+        return Job(runtime, bundle())
+    except NotAvailable as error:
+        return Job(runtime, None, str(error))
+
+
+def _order(job: Job) -> bool:
+    """PyTorch's unfolded net first: the speed-ups of the table are against it."""
+    return not (job.runtime == "pytorch" and job.bundle is not None and job.bundle.manifest.source.get("folded") is False)
+
+
+def main() -> None:
+    console.run(app)

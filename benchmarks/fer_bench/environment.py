@@ -1,0 +1,53 @@
+"""Where a figure was made: without this it means little."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fer_runtimes.console import usable_cores
+
+_PACKAGES = ("fer-edge", "numpy", "torch", "timm", "onnxruntime", "openvino")
+
+
+def environment() -> dict[str, Any]:
+    """Machine, system, cores and versions, as plain values."""
+    return {"cpu": _cpu(), "cores": usable_cores(), "machine": platform.machine(), "system": platform.platform(),
+            "python": platform.python_version(), "commit": _commit(), "versions": _versions()}
+
+
+def _cpu() -> str:
+    """The processor's own name where the system tells it, with the vector extensions that decide int8 and bf16 speed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    fast = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimddp") if flag in flags]
+    return " ".join([facts.get("model name", platform.machine()), *([f"({', '.join(fast)})"] if fast else [])])
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this runs from, marked if changed; None for an installed wheel."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        tracked = subprocess.run(["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10)
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if tracked.returncode == 0 and found.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

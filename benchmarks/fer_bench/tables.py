@@ -1,0 +1,109 @@
+"""The same rows for a terminal, for Markdown and for csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fer_runtimes.labels import LABELS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = dict[str, Any]
+
+
+def _milliseconds(key: str) -> Callable[[Row], str]:
+    return lambda row: f"{row['latency_ms'][key]:.3f}"
+
+
+# heading: how a row's cell is written; a cell whose value is missing becomes "-"
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "runtime": lambda row: row["runtime"] + (" (unfolded)" if row["folded"] is False else ""),
+    "precision": lambda row: row["precision"] if row["precision"] == row["compute"] else f"{row['precision']} (computed in {row['compute']})",
+    "device": lambda row: f"{row['device']}, {row['threads']} threads" if row["threads"] else row["device"],
+    "accuracy": lambda row: f"{row['accuracy']:.2%}",
+    "macro-F1": lambda row: f"{row['macro_f1']:.4f}",
+    "agreement": lambda row: f"{row['agreement']:.2%}",
+    "p50 ms": _milliseconds("p50"),
+    "p90 ms": _milliseconds("p90"),
+    "p99 ms": _milliseconds("p99"),
+    "mean ms": _milliseconds("mean"),
+    "speed-up": lambda row: f"{row['speed_up']:.1f}x",
+    "load ms": lambda row: f"{row['load_ms']:.0f}",
+    "model MB": lambda row: f"{row['model_bytes'] / 1e6:.2f}",
+}
+
+
+def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of text; columns that no row fills are left out, rows with an error say it in place of figures."""
+    slowest = next((row["latency_ms"]["p50"] for row in results["results"] if row["latency_ms"] and row["runtime"] == "pytorch"), None)
+    rows = [row | {"speed_up": slowest / row["latency_ms"]["p50"] if slowest and row["latency_ms"] and row["runtime"] != "null" else None}
+            for row in results["results"]]
+    table = {heading: [_cell(write, row) for row in rows] for heading, write in _COLUMNS.items()}
+    kept = [heading for heading, column in table.items() if any(text != "-" for text in column)]
+    return kept, [[table[heading][i] for heading in kept] for i in range(len(rows))]
+
+
+def _cell(write: Callable[[Row], str], row: Row) -> str:
+    try:
+        return write(row)
+    except TypeError:  # a figure that this row does not have
+        return "-"
+
+
+def caption(results: dict[str, Any]) -> str:
+    """Where and on what the figures were made."""
+    place, data = results["environment"], results["data"]
+    on = f"{data['images']} images of {data['name']} {data['split']}" if data else "no data set (images of the bundles, no accuracy)"
+    facing = sorted({row["agreement_with"] for row in results["results"] if row["agreement_with"]})
+    return (f"{place['cpu']}, {place['cores']} cores; {on}; latency of one image at a time, {results['queries']} queries after warm-up"
+            + (f"; agreement of top-1 with {' / '.join(facing)}" if facing else ""))
+
+
+def terminal(results: dict[str, Any]) -> Table:
+    """A rich table."""
+    from rich.table import Table
+
+    headings, rows = cells(results)
+    table = Table(caption=caption(results), caption_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i > 2 else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """A Markdown page: the table, recall per class where there is data, and what could not run."""
+    headings, rows = cells(results)
+    lines = [_line(headings), _line(["---"] * len(headings)), *map(_line, rows), "", caption(results) + "."]
+    scored = [row for row in results["results"] if row["recall"]]
+    if scored:
+        lines += ["", "Recall per class:", "", _line(["runtime", *LABELS]), _line(["---"] * (len(LABELS) + 1))]
+        lines += [_line([_COLUMNS["runtime"](row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])]) for row in scored]
+    failed = [row for row in results["results"] if row["error"]]
+    if failed:
+        lines += ["", *(f"- {row['runtime']}: {row['error']}" for row in failed)]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(results: dict[str, Any]) -> str:
+    """One line a row, latency in columns of its own; confusion tables are left to the JSON."""
+    flat = []
+    for row in results["results"]:
+        latency = row["latency_ms"] or {}
+        flat.append({key: value for key, value in row.items() if key not in ("latency_ms", "recall", "confusion")}
+                    | {f"latency_{key}_ms" if key != "count" else "queries": latency.get(key) for key in ("p50", "p90", "p99", "mean", "count")}
+                    | {f"recall_{label}": row["recall"][i] if row["recall"] else None for i, label in enumerate(LABELS)})
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(flat[0]))
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _line(values: list[str]) -> str:
+    return "| " + " | ".join(values) + " |"
