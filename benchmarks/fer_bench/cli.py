@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -21,10 +22,20 @@ ALL = "all"
 
 @app.command()
 def bench(
-    runtime: Annotated[list[str], typer.Option(help="Runtime to measure; give it several times for several, or `all`.")] = [ALL],  # noqa: B006
-    model: Annotated[Optional[list[Path]], typer.Option(help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached.")] = None,
-    checkpoint: Annotated[Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")] = None,
-    data: Annotated[Optional[Path], typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder. Without it there is no accuracy.")] = None,
+    runtime: Annotated[
+        list[str], typer.Option(help="Runtime to measure; give it several times for several, or `all`.")
+    ] = [ALL],  # noqa: B006
+    model: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached."),
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder. Without it there is no accuracy."),
+    ] = None,
     split: Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")] = None,
     json_out: Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")] = None,
     csv_out: Annotated[Optional[Path], typer.Option("--csv", help="Write the rows as csv.")] = None,
@@ -56,7 +67,7 @@ def bench(
     from fer_bench import tables
     from fer_bench.bench import bench as run
     from fer_runtimes.data import TEST_SPLITS, load_faces
-    from fer_runtimes.errors import NotAvailable
+    from fer_runtimes.errors import CheckFailed, NotAvailable
     from fer_runtimes.files import whole_file
     from fer_runtimes.session import Options
 
@@ -66,8 +77,18 @@ def bench(
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
     jobs = _jobs_of_models(model, runtime) if model else _jobs_of_checkpoint(checkpoint, runtime, screen.print)
     with screen.status("measuring") as status:
-        results = run(jobs, faces, Options(device, threads or console.usable_cores()), queries, lambda text: status.update(f"measuring {text}"))
-    for path, content in ((json_out, json.dumps(results, indent=2) + "\n"), (csv_out, tables.comma_separated(results)), (markdown_out, tables.markdown(results))):
+        results = run(
+            jobs,
+            faces,
+            Options(device, threads or console.usable_cores()),
+            queries,
+            lambda text: status.update(f"measuring {text}"),
+        )
+    for path, content in (
+        (json_out, json.dumps(results, indent=2) + "\n"),
+        (csv_out, tables.comma_separated(results)),
+        (markdown_out, tables.markdown(results)),
+    ):
         if path is not None:
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
@@ -75,6 +96,8 @@ def bench(
     failed = [row for row in results["results"] if row["error"]]
     for row in failed:
         screen.print(f"{row['runtime']}: {row['error']}")
+    if broken := [row["parity_failure"] for row in results["results"] if row["parity_failure"]]:
+        raise CheckFailed("; ".join(broken))
     if failed and (ALL not in runtime or len(failed) == len(jobs)):
         raise NotAvailable(f"{len(failed)} of {len(jobs)} runtimes could not be measured: {failed[0]['error']}")
 
@@ -84,42 +107,41 @@ def _jobs_of_models(models: list[Path], runtimes: list[str]) -> list[Job]:
     from fer_bench.bench import Job
     from fer_runtimes.bundle import MANIFEST, read_bundle
     from fer_runtimes.errors import BadInput
-    from fer_runtimes.session import runtimes_for
+    from fer_runtimes.session import runtimes_for, why_not
 
     bundles = []
     for path in models:
         if not path.is_dir():
             raise BadInput(f"{path}: no such bundle; make one with fer-export")
         inner = sorted(file.parent for file in path.glob(f"*/{MANIFEST}"))
-        bundles += [read_bundle(folder) for folder in inner] if inner and not (path / MANIFEST).exists() else [read_bundle(path)]
-    jobs = []
+        bundles += (
+            [read_bundle(folder) for folder in inner]
+            if inner and not (path / MANIFEST).exists()
+            else [read_bundle(path)]
+        )
+    jobs: list[Job] = []
     for name in _named(runtimes):
         fitting = [bundle for bundle in bundles if name == "null" or name in runtimes_for(bundle.manifest.target)]
         if not fitting and ALL not in runtimes:
-            raise BadInput(f"none of {', '.join(str(path) for path in models)} runs on {name}; export one with fer-export")
-        jobs += [_job(name, lambda bundle=bundle: bundle) for bundle in fitting]
+            raise BadInput(
+                f"none of {', '.join(str(path) for path in models)} runs on {name}; export one with fer-export"
+            )
+        jobs += [Job(name, bundle, why_not(name)) for bundle in fitting]
     return sorted(jobs, key=_order) if jobs else [Job(runtimes[0], None, "no bundle to run")]
 
 
 def _jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callable[[str], None]) -> list[Job]:
     """Each asked runtime on the bundle of its own target, exported on the fly; PyTorch unfolded too, for what folding buys."""
-    from importlib.util import find_spec
-
+    from fer_export.pipeline import BundleCache, shipped_checkpoint
     from fer_runtimes.engines import ENGINES
-    from fer_runtimes.errors import NotAvailable
 
-    if find_spec("torch") is None:
-        raise NotAvailable("exporting a bundle on the fly needs torch, not installed here; give a bundle with --model, or pip install 'fer-edge[export]'")
-    from fer_export.pipeline import BundleCache
-    from fer_train.checkpoint import SHIPPED
-
-    cache = BundleCache(checkpoint or SHIPPED, say)
+    cache = BundleCache(checkpoint or shipped_checkpoint(), say)
     jobs = []
     for name in _named(runtimes):
         target = (ENGINES[name].targets or ("onnx",))[0]
         if name == "pytorch":
-            jobs.append(_job(name, lambda: cache.bundle("pytorch", folding=False)))
-        jobs.append(_job(name, lambda target=target: cache.bundle(target)))
+            jobs.append(_job(name, partial(cache.bundle, target, folding=False)))
+        jobs.append(_job(name, partial(cache.bundle, target)))
     return jobs
 
 
@@ -148,7 +170,9 @@ def _job(runtime: str, bundle: Callable[[], Bundle]) -> Job:
 
 def _order(job: Job) -> bool:
     """PyTorch's unfolded net first: the speed-ups of the table are against it."""
-    return not (job.runtime == "pytorch" and job.bundle is not None and job.bundle.manifest.source.get("folded") is False)
+    return not (
+        job.runtime == "pytorch" and job.bundle is not None and job.bundle.manifest.source.get("folded") is False
+    )
 
 
 def main() -> None:

@@ -15,8 +15,15 @@ _PACKAGES = ("fer-edge", "numpy", "torch", "timm", "onnxruntime", "openvino")
 
 def environment() -> dict[str, Any]:
     """Machine, system, cores and versions, as plain values."""
-    return {"cpu": _cpu(), "cores": usable_cores(), "machine": platform.machine(), "system": platform.platform(),
-            "python": platform.python_version(), "commit": _commit(), "versions": _versions()}
+    return {
+        "cpu": _cpu(),
+        "cores": usable_cores(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "versions": _versions(),
+    }
 
 
 def _cpu() -> str:
@@ -27,7 +34,11 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set(facts.get("flags", facts.get("Features", "")).split())
-    fast = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimddp") if flag in flags]
+    fast = [
+        flag
+        for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimddp")
+        if flag in flags
+    ]
     return " ".join([facts.get("model name", platform.machine()), *([f"({', '.join(fast)})"] if fast else [])])
 
 
@@ -36,7 +47,9 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        tracked = subprocess.run(["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10)
+        tracked = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
+        )
         found = subprocess.run(git, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None

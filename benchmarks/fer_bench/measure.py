@@ -63,7 +63,9 @@ def _measure(bundle_path: Path, runtime: str, options: Options, images: Path | N
         latency = measure(session, faces if faces is not None else reference.images, queries)
         logits = None
         if faces is not None:
-            logits = np.concatenate([session.infer(np.asarray(faces[i : i + BATCH])) for i in range(0, len(faces), BATCH)])
+            logits = np.concatenate(
+                [session.infer(np.asarray(faces[i : i + BATCH])) for i in range(0, len(faces), BATCH)]
+            )
         report = vars(session.report())
         return Measured(latency, load_ms, _peak_rss(), report, logits, session.infer(reference.images))
 

@@ -19,10 +19,17 @@ def _milliseconds(key: str) -> Callable[[Row], str]:
     return lambda row: f"{row['latency_ms'][key]:.3f}"
 
 
+def _text(key: str) -> Callable[[Row], str]:
+    return lambda row: row[key] or ""
+
+
 # heading: how a row's cell is written; a cell whose value is missing becomes "-"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "runtime": lambda row: row["runtime"] + (" (unfolded)" if row["folded"] is False else ""),
-    "precision": lambda row: row["precision"] if row["precision"] == row["compute"] else f"{row['precision']} (computed in {row['compute']})",
+    "target": _text("target"),
+    "precision": lambda row: (
+        row["precision"] if row["precision"] == row["compute"] else f"{row['precision']} (computed in {row['compute']})"
+    ),
     "device": lambda row: f"{row['device']}, {row['threads']} threads" if row["threads"] else row["device"],
     "accuracy": lambda row: f"{row['accuracy']:.2%}",
     "macro-F1": lambda row: f"{row['macro_f1']:.4f}",
@@ -39,9 +46,19 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text; columns that no row fills are left out, rows with an error say it in place of figures."""
-    slowest = next((row["latency_ms"]["p50"] for row in results["results"] if row["latency_ms"] and row["runtime"] == "pytorch"), None)
-    rows = [row | {"speed_up": slowest / row["latency_ms"]["p50"] if slowest and row["latency_ms"] and row["runtime"] != "null" else None}
-            for row in results["results"]]
+    slowest = next(
+        (row["latency_ms"]["p50"] for row in results["results"] if row["latency_ms"] and row["runtime"] == "pytorch"),
+        None,
+    )
+    rows = [
+        row
+        | {
+            "speed_up": slowest / row["latency_ms"]["p50"]
+            if slowest and row["latency_ms"] and row["runtime"] != "null"
+            else None
+        }
+        for row in results["results"]
+    ]
     table = {heading: [_cell(write, row) for row in rows] for heading, write in _COLUMNS.items()}
     kept = [heading for heading, column in table.items() if any(text != "-" for text in column)]
     return kept, [[table[heading][i] for heading in kept] for i in range(len(rows))]
@@ -49,7 +66,7 @@ def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _cell(write: Callable[[Row], str], row: Row) -> str:
     try:
-        return write(row)
+        return write(row) or "-"
     except TypeError:  # a figure that this row does not have
         return "-"
 
@@ -57,10 +74,16 @@ def _cell(write: Callable[[Row], str], row: Row) -> str:
 def caption(results: dict[str, Any]) -> str:
     """Where and on what the figures were made."""
     place, data = results["environment"], results["data"]
-    on = f"{data['images']} images of {data['name']} {data['split']}" if data else "no data set (images of the bundles, no accuracy)"
+    on = (
+        f"{data['images']} images of {data['name']} {data['split']}"
+        if data
+        else "no data set (images of the bundles, no accuracy)"
+    )
     facing = sorted({row["agreement_with"] for row in results["results"] if row["agreement_with"]})
-    return (f"{place['cpu']}, {place['cores']} cores; {on}; latency of one image at a time, {results['queries']} queries after warm-up"
-            + (f"; agreement of top-1 with {' / '.join(facing)}" if facing else ""))
+    return (
+        f"{place['cpu']}, {place['cores']} cores; {on}; latency of one image at a time, {results['queries']} queries after warm-up"
+        + (f"; agreement of top-1 with {' / '.join(facing)}" if facing else "")
+    )
 
 
 def terminal(results: dict[str, Any]) -> Table:
@@ -83,10 +106,17 @@ def markdown(results: dict[str, Any]) -> str:
     scored = [row for row in results["results"] if row["recall"]]
     if scored:
         lines += ["", "Recall per class:", "", _line(["runtime", *LABELS]), _line(["---"] * (len(LABELS) + 1))]
-        lines += [_line([_COLUMNS["runtime"](row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])]) for row in scored]
-    failed = [row for row in results["results"] if row["error"]]
-    if failed:
-        lines += ["", *(f"- {row['runtime']}: {row['error']}" for row in failed)]
+        lines += [
+            _line([_COLUMNS["runtime"](row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])])
+            for row in scored
+        ]
+    if failed := [
+        f"- {row['runtime']}: {row[key]}"
+        for row in results["results"]
+        for key in ("error", "parity_failure")
+        if row[key]
+    ]:
+        lines += ["", *failed]
     return "\n".join(lines) + "\n"
 
 
@@ -95,9 +125,14 @@ def comma_separated(results: dict[str, Any]) -> str:
     flat = []
     for row in results["results"]:
         latency = row["latency_ms"] or {}
-        flat.append({key: value for key, value in row.items() if key not in ("latency_ms", "recall", "confusion")}
-                    | {f"latency_{key}_ms" if key != "count" else "queries": latency.get(key) for key in ("p50", "p90", "p99", "mean", "count")}
-                    | {f"recall_{label}": row["recall"][i] if row["recall"] else None for i, label in enumerate(LABELS)})
+        flat.append(
+            {key: value for key, value in row.items() if key not in ("latency_ms", "recall", "confusion")}
+            | {
+                f"latency_{key}_ms" if key != "count" else "queries": latency.get(key)
+                for key in ("p50", "p90", "p99", "mean", "count")
+            }
+            | {f"recall_{label}": row["recall"][i] if row["recall"] else None for i, label in enumerate(LABELS)}
+        )
     out = io.StringIO()
     writer = csv.DictWriter(out, list(flat[0]))
     writer.writeheader()

@@ -16,12 +16,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def export(
     target: Annotated[str, typer.Option(help="What to export to, or `all` that can be exported here.")] = "onnx",
-    checkpoint: Annotated[Optional[Path], typer.Option(help="Checkpoint of fer-train. Default: the shipped one.")] = None,
-    precision: Annotated[str, typer.Option(help="Precision of the weights: fp32, or fp16 where the target has it.")] = "fp32",
+    checkpoint: Annotated[
+        Optional[Path], typer.Option(help="Checkpoint of fer-train. Default: the shipped one.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Precision of the weights: fp32, or fp16 where the target has it.")
+    ] = "fp32",
     out: Annotated[Path, typer.Option(help="Folder under which the bundle is made.")] = Path("build"),
-    data: Annotated[Optional[Path], typer.Option(help="Real faces for the parity check (fer2013.csv or a folder). Without it, drawn faces serve.")] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(help="Real faces for the parity check (fer2013.csv or a folder). Without it, drawn faces serve."),
+    ] = None,
     fold: Annotated[bool, typer.Option(help="Fold reparameterised branches into plain convolutions.")] = True,
-    list_targets: Annotated[bool, typer.Option("--list", help="List targets, their precisions, and what each lacks here.")] = False,
+    list_targets: Annotated[
+        bool, typer.Option("--list", help="List targets, their precisions, and what each lacks here.")
+    ] = False,
 ) -> None:
     """Folds a trained net, converts it, and proves in the target's own engine that it gives the same answers.
 
@@ -42,7 +51,7 @@ def export(
         for name, row in TARGETS.items():
             typer.echo(f"{name:10s} {','.join(row.tolerances):10s} {why_no_target(name) or 'can be exported here'}")
         return
-    from fer_export.pipeline import check_available, load_source
+    from fer_export.pipeline import check_available, load_source, shipped_checkpoint
     from fer_export.pipeline import export as run
 
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -54,7 +63,7 @@ def export(
         from fer_runtimes.data import TEST_SPLITS, load_faces
 
         faces = load_faces(data, TEST_SPLITS)
-    source = load_source(checkpoint or _shipped(), faces, fold, screen.print)
+    source = load_source(checkpoint or shipped_checkpoint(), faces, fold, screen.print)
     for name in chosen:
         typer.echo(run(source, name, out, precision, screen.print).path)
 
@@ -72,18 +81,6 @@ def _every_target(precision: str, say: Callable[[str], None]) -> list[str]:
     if not (chosen := [name for name, reason in reasons.items() if not reason]):
         raise NotAvailable(f"no target can be exported here with precision {precision!r}; see fer-export --list")
     return chosen
-
-
-def _shipped() -> Path:
-    from importlib.util import find_spec
-
-    from fer_runtimes.errors import NotAvailable
-
-    if find_spec("torch") is None:
-        raise NotAvailable("exporting needs torch, not installed here; pip install 'fer-edge[export]'")
-    from fer_train.checkpoint import SHIPPED
-
-    return SHIPPED
 
 
 def main() -> None:

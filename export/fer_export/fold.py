@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from fer_runtimes.errors import BadInput, CheckFailed
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from fer_train.deploy import Deployable
 
 # Rounding of float64 through a few hundred layers stays near 1e-12; a logic error does not.
 RELATIVE_BOUND = 1e-9
@@ -57,7 +59,7 @@ class FoldProof:
         return asdict(self)
 
 
-def fold(net: nn.Module, images: NDArray[np.uint8]) -> tuple[nn.Module, FoldProof]:
+def fold(net: Deployable, images: NDArray[np.uint8]) -> tuple[Deployable, FoldProof]:
     """Folds ``net`` (float32, eval, taking uint8 ``[N, 1, S, S]``) and proves it on ``images``.
 
     Returns the folded float32 net and the proof; ``net`` is left as it was. A net with nothing to
@@ -68,14 +70,18 @@ def fold(net: nn.Module, images: NDArray[np.uint8]) -> tuple[nn.Module, FoldProo
     from timm.utils import reparameterize_model
 
     if training := [name or "net" for name, module in net.named_modules() if module.training]:
-        raise BadInput(f"the net is in train mode ({training[0]}); BatchNorm must use its trained statistics: call eval() before folding")
+        raise BadInput(
+            f"the net is in train mode ({training[0]}); BatchNorm must use its trained statistics: call eval() before folding"
+        )
     batch = torch.from_numpy(images)
     exact = copy.deepcopy(net).double()
-    blocks = [name for name, module in exact.named_modules() if name and any(hasattr(module, fold_name) for fold_name in _FOLDS)]
-    folded = reparameterize_model(exact).eval()
+    blocks = _blocks(exact)
+    folded = cast("Deployable", reparameterize_model(exact).eval())
     with torch.inference_mode():
         seen, truth = _with_inputs(exact, blocks, batch)
-        errors = {name: _relative(exact.get_submodule(name)(x), folded.get_submodule(name)(x)) for name, x in seen.items()}
+        errors = {
+            name: _relative(exact.get_submodule(name)(x), folded.get_submodule(name)(x)) for name, x in seen.items()
+        }
         net_error = _relative(truth, folded(batch))
     worst = max(errors, key=lambda name: errors[name], default=None)
     _check_equal(errors, net_error)
@@ -84,9 +90,19 @@ def fold(net: nn.Module, images: NDArray[np.uint8]) -> tuple[nn.Module, FoldProo
     with torch.inference_mode():
         changes = int((net(batch).argmax(1) != single(batch).argmax(1)).sum())
     if changes:
-        raise CheckFailed(f"folding changes the top-1 of {changes} of {len(images)} images in float32; the net is too ill-conditioned to fold, export it with --no-fold")
-    return single, FoldProof(len(blocks), len(images), worst, errors[worst] if worst else 0.0, net_error, changes,
-                             measure(net, images[:1]), measure(single, images[:1]))
+        raise CheckFailed(
+            f"folding changes the top-1 of {changes} of {len(images)} images in float32; the net is too ill-conditioned to fold, export it with --no-fold"
+        )
+    return single, FoldProof(
+        len(blocks),
+        len(images),
+        worst,
+        errors[worst] if worst else 0.0,
+        net_error,
+        changes,
+        measure(net, images[:1]),
+        measure(single, images[:1]),
+    )
 
 
 def measure(net: nn.Module, image: NDArray[np.uint8]) -> Size:
@@ -113,10 +129,26 @@ def measure(net: nn.Module, image: NDArray[np.uint8]) -> Size:
     return Size(sum(p.numel() for p in net.parameters()), macs, convolutions)
 
 
+def _blocks(net: nn.Module) -> list[str]:
+    """Names of the outermost modules that timm would fold."""
+    found: list[str] = []
+    for name, module in net.named_modules():
+        if any(hasattr(module, method) for method in _FOLDS) and not any(
+            name.startswith(f"{outer}.") for outer in found
+        ):
+            found.append(name)
+    return found
+
+
 def _with_inputs(net: nn.Module, names: list[str], batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Runs the net and keeps what each named block was given (cloned: activations are in place)."""
     seen: dict[str, torch.Tensor] = {}
-    hooks = [net.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].clone()})) for name in names]
+    hooks = [
+        net.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0].clone()})
+        )
+        for name in names
+    ]
     output: torch.Tensor = net(batch)
     for hook in hooks:
         hook.remove()
@@ -131,9 +163,13 @@ def _relative(truth: torch.Tensor, value: torch.Tensor) -> float:
 def _check_equal(errors: dict[str, float], net_error: float) -> None:
     for name, error in errors.items():
         if not error <= RELATIVE_BOUND:  # also true of NaN
-            raise CheckFailed(f"block {name} folds to another function: relative error {error:.1e} in float64, at most {RELATIVE_BOUND:.0e} allowed")
+            raise CheckFailed(
+                f"block {name} folds to another function: relative error {error:.1e} in float64, at most {RELATIVE_BOUND:.0e} allowed"
+            )
     if not net_error <= RELATIVE_BOUND:
-        raise CheckFailed(f"the folded net is another function: relative error {net_error:.1e} in float64, at most {RELATIVE_BOUND:.0e} allowed")
+        raise CheckFailed(
+            f"the folded net is another function: relative error {net_error:.1e} in float64, at most {RELATIVE_BOUND:.0e} allowed"
+        )
 
 
 def _check_nothing_left(folded: nn.Module, blocks: list[str]) -> None:
@@ -141,7 +177,9 @@ def _check_nothing_left(folded: nn.Module, blocks: list[str]) -> None:
     from torch import nn
 
     for name in blocks:
-        parts = [(path, part) for path, part in folded.get_submodule(name).named_modules() if not path.startswith("attn")]
+        parts = [
+            (path, part) for path, part in folded.get_submodule(name).named_modules() if not path.startswith("attn")
+        ]
         norms = [path for path, part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)]
         convolutions = [path for path, part in parts if isinstance(part, nn.Conv2d)]
         if norms or len(convolutions) > 1:

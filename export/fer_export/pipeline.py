@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -44,8 +44,13 @@ class Source:
 
     def describe(self) -> dict[str, object]:
         """What is written into formats that carry metadata, so that a model file alone still says what it is."""
-        return {"model": self.checkpoint.model["name"], "labels": list(LABELS), "input": self.checkpoint.input,
-                "checkpoint_sha256": self.checkpoint_sha256, "folded": self.proof is not None}
+        return {
+            "model": self.checkpoint.model["name"],
+            "labels": list(LABELS),
+            "input": self.checkpoint.input,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "folded": self.proof is not None,
+        }
 
 
 def why_no_target(target: str) -> str | None:
@@ -58,7 +63,9 @@ def why_no_target(target: str) -> str | None:
     return why_not(row.runtime)
 
 
-def load_source(checkpoint: Path, faces: Faces | None = None, folding: bool = True, say: Callable[[str], None] = lambda _: None) -> Source:
+def load_source(
+    checkpoint: Path, faces: Faces | None = None, folding: bool = True, say: Callable[[str], None] = lambda _: None
+) -> Source:
     """Loads a checkpoint, answers the reference images in float64, and folds the net with proof.
 
     faces: real images for the proof and for parity; without them drawn faces serve.
@@ -74,7 +81,9 @@ def load_source(checkpoint: Path, faces: Faces | None = None, folding: bool = Tr
 
     loaded = load_checkpoint(checkpoint)
     if loaded.folded:
-        raise BadInput(f"{checkpoint}: is folded already; export the checkpoint it was folded from, parity is judged against that")
+        raise BadInput(
+            f"{checkpoint}: is folded already; export the checkpoint it was folded from, parity is judged against that"
+        )
     say(f"checkpoint {checkpoint.name}: {loaded.model['name']}, {loaded.input['size']}x{loaded.input['size']}")
     net = deployable(loaded)
     reference = make_reference(net, faces or drawn_faces(1024, seed=0), loaded.input["size"])
@@ -82,31 +91,46 @@ def load_source(checkpoint: Path, faces: Faces | None = None, folding: bool = Tr
     if not folding:
         return Source(loaded, digest, net, None, measure(net, reference.images[:1]), reference)
     folded, proof = fold(net, reference.images)
-    say(f"folded {proof.blocks} blocks: {proof.before.convolutions} convolutions to {proof.after.convolutions}, "
+    say(
+        f"folded {proof.blocks} blocks: {proof.before.convolutions} convolutions to {proof.after.convolutions}, "
         f"{proof.before.parameters / 1e6:.2f} M parameters to {proof.after.parameters / 1e6:.2f} M, "
-        f"{proof.before.macs / 1e6:.0f} M MACs to {proof.after.macs / 1e6:.0f} M; float64 error {proof.net_error:.0e}")
+        f"{proof.before.macs / 1e6:.0f} M MACs to {proof.after.macs / 1e6:.0f} M; float64 error {proof.net_error:.0e}"
+    )
     return Source(loaded, digest, folded, proof, proof.after, reference)
 
 
-def export(source: Source, target: str, out: Path, precision: str = "fp32", say: Callable[[str], None] = lambda _: None) -> Bundle:
+def export(
+    source: Source, target: str, out: Path, precision: str = "fp32", say: Callable[[str], None] = lambda _: None
+) -> Bundle:
     """Converts a source to one target, checks it in that target's engine, and returns the bundle under ``out``.
 
     Raises NotAvailable for a target or precision that cannot be had here, CheckFailed if the
     engine gives other answers; in each case nothing is left under ``out``.
     """
-    from fer_export.parity import check_session
+    from fer_runtimes.parity import check_session
 
     check_available(target, precision)
-    row = TARGETS[target]
+    row, tolerance = TARGETS[target], TARGETS[target].tolerances[precision]
     name, size = source.checkpoint.model["name"], source.checkpoint.input["size"]
     manifest = Manifest(
-        name=bundle_name(name, target, precision, source.proof is not None), target=target, precision=precision,
+        name=bundle_name(name, target, precision, source.proof is not None),
+        target=target,
+        precision=precision,
         input={"name": "images", "shape": ["N", 1, size, size], "dtype": "uint8", "layout": "NCHW", "colour": "grey"},
         output={"name": "logits", "shape": ["N", len(LABELS)], "dtype": "float32"},
-        source={"checkpoint_sha256": source.checkpoint_sha256, "model": name, "folded": source.proof is not None,
-                "parameters": source.size.parameters, "macs": source.size.macs, "convolutions": source.size.convolutions,
-                "fold_proof": source.proof and source.proof.to_dict(), "metrics": source.checkpoint.metrics, "recipe": source.checkpoint.recipe},
-        versions=_versions(), files={},
+        source={
+            "checkpoint_sha256": source.checkpoint_sha256,
+            "model": name,
+            "folded": source.proof is not None,
+            "parameters": source.size.parameters,
+            "macs": source.size.macs,
+            "convolutions": source.size.convolutions,
+            "fold_proof": source.proof and source.proof.to_dict(),
+            "metrics": source.checkpoint.metrics,
+            "recipe": source.checkpoint.recipe,
+        },
+        versions=_versions(),
+        files={},
     )
     with writing_bundle(out / manifest.name) as folder:
         module, _, function = row.converter.partition(":")
@@ -114,11 +138,24 @@ def export(source: Source, target: str, out: Path, precision: str = "fp32", say:
         source.reference.save(folder)
         bundle = write_manifest(folder, manifest)
         with open_session(read_bundle(folder), row.runtime, Options(threads=1)) as session:
-            parity = check_session(session, source.reference, row.tolerances[precision], f"{target} {precision}")
-        write_manifest(folder, replace(bundle.manifest, parity=parity.to_dict()))
-    say(f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e} "
-        f"({parity.error_ratio:.1f}x float32 PyTorch's), top-1 agreement {parity.top1_agreement:.4f}, {parity.certified:.1%} of labels certified")
+            parity = check_session(session, source.reference, tolerance, f"{target} {precision}")
+        write_manifest(folder, replace(bundle.manifest, parity=parity.to_dict() | {"tolerance": asdict(tolerance)}))
+    say(
+        f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e} "
+        f"({parity.error_ratio:.1f}x float32 PyTorch's), top-1 agreement {parity.top1_agreement:.4f}, {parity.certified:.1%} of labels certified"
+    )
     return read_bundle(out / manifest.name)
+
+
+def shipped_checkpoint() -> Path:
+    """The checkpoint that comes with this package. Raises NotAvailable where torch, needed to read it, is missing."""
+    if find_spec("torch") is None or find_spec("timm") is None:
+        raise NotAvailable(
+            "exporting needs torch and timm, not installed here; pip install 'fer-edge[export]', or give a bundle made elsewhere with --model"
+        )
+    from fer_train.checkpoint import SHIPPED
+
+    return SHIPPED
 
 
 def check_available(target: str, precision: str) -> None:
@@ -126,7 +163,9 @@ def check_available(target: str, precision: str) -> None:
     if reason := why_no_target(target):
         raise NotAvailable(reason)
     if precision not in TARGETS[target].tolerances:
-        raise NotAvailable(f"target {target} has no precision {precision!r}; it has {', '.join(TARGETS[target].tolerances)}")
+        raise NotAvailable(
+            f"target {target} has no precision {precision!r}; it has {', '.join(TARGETS[target].tolerances)}"
+        )
 
 
 class BundleCache:

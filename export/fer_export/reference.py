@@ -36,7 +36,9 @@ def make_reference(net: nn.Module, faces: Faces, size: int, seed: int = 0) -> Re
     images = np.concatenate([part for _, part in parts])
     kinds = np.concatenate([np.full(len(part), kind) for kind, part in parts])
     exact = copy.deepcopy(net).double()
-    return Reference(images, _answers(exact, images).astype(np.float64), _answers(net, images).astype(np.float32), kinds)
+    return Reference(
+        images, _answers(exact, images).astype(np.float64), _answers(net, images).astype(np.float32), kinds
+    )
 
 
 def _hard(faces: NDArray[np.uint8], size: int, random: np.random.Generator) -> list[tuple[str, NDArray[np.uint8]]]:

@@ -110,7 +110,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
     """Hashes every file of ``folder`` and writes the manifest beside them."""
     files = {
         file.relative_to(folder).as_posix(): {"sha256": sha256_of(file), "bytes": file.stat().st_size}
-        for file in sorted(folder.rglob("*")) if file.is_file() and file.name != MANIFEST
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
     }
     manifest = replace(manifest, files=files)
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
@@ -159,4 +160,6 @@ def _check_file(path: Path, name: str, entry: dict[str, Any]) -> None:
     if not file.is_file():
         raise BadInput(f"{path}: {name} is missing; export the bundle again")
     if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
-        raise BadInput(f"{file}: its contents are not those that the manifest names (SHA-256 differs); export the bundle again or fetch it again")
+        raise BadInput(
+            f"{file}: its contents are not those that the manifest names (SHA-256 differs); export the bundle again or fetch it again"
+        )

@@ -10,17 +10,16 @@ FER+ votes: Barsoum et al., ICMI 2016 (arXiv 1608.01041).
 
 from __future__ import annotations
 
-import bz2
 import csv
 import gzip
 import hashlib
 import io
 import lzma
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +70,9 @@ def load_faces(path: Path, splits: tuple[str, ...], votes: Path | None = None) -
     Raises BadInput, naming file, row and cause, for anything that is not FER2013 in a known form.
     """
     if not path.exists():
-        raise BadInput(f"{path}: no such file or folder; give fer2013.csv (plain, .gz, .xz, .zip) or a folder with train/ and test/")
+        raise BadInput(
+            f"{path}: no such file or folder; give fer2013.csv (plain, .gz, .xz, .zip) or a folder with train/ and test/"
+        )
     images, labels, usage, digest = _read_folder(path) if path.is_dir() else _read_csv_cached(path)
     present = list(dict.fromkeys(usage.tolist()))
     split = next((name for name in splits if name in present), None)
@@ -84,19 +85,13 @@ def load_faces(path: Path, splits: tuple[str, ...], votes: Path | None = None) -
     return Faces(_name_of(path), split, images[chosen], labels[chosen], digest, vote_counts)
 
 
-def duplicates_of(faces: Faces, others: Faces) -> NDArray[np.bool_]:
-    """Marks, bool ``[N]``, the images of ``faces`` that also stand pixel for pixel in ``others``."""
-    known = {image.tobytes() for image in others.images}
-    return np.array([image.tobytes() in known for image in faces.images], dtype=bool)
-
-
 def _name_of(path: Path) -> str:
     return path.name.split(".")[0]
 
 
 # --- csv -------------------------------------------------------------------------------------
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def _open_text(path: Path) -> IO[str]:
@@ -106,9 +101,8 @@ def _open_text(path: Path) -> IO[str]:
         if len(members) != 1:
             raise BadInput(f"{path}: holds {len(members)} csv files, expected one")
         return io.TextIOWrapper(archive.open(members[0]), encoding="utf-8", newline="")
-    opener = _OPENERS.get(path.suffix)
-    raw = opener(path, "rb") if opener else path.open("rb")
-    return io.TextIOWrapper(raw, encoding="utf-8", newline="")  # type: ignore[type-var]
+    raw = _OPENERS.get(path.suffix, open)(path, "rb")
+    return io.TextIOWrapper(raw, encoding="utf-8", newline="")
 
 
 def _rows(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
@@ -123,7 +117,9 @@ def _rows(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[int, list[str]]
             order = [header.index(name) for name in wanted]
             for row in reader:
                 if len(row) != len(header):
-                    raise BadInput(f"{path}, row {reader.line_num}: {len(row)} columns, expected {len(header)}; is the file cut short?")
+                    raise BadInput(
+                        f"{path}, row {reader.line_num}: {len(row)} columns, expected {len(header)}; is the file cut short?"
+                    )
                 yield reader.line_num, [row[i] for i in order]
     except (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read to its end ({error}); is it truncated or of another format?") from error
@@ -137,7 +133,9 @@ def _pixels(text: str, path: Path, line: int) -> NDArray[np.uint8]:
     if len(values) != PIXELS:
         raise BadInput(f"{path}, row {line}: {len(values)} pixels, expected {PIXELS} ({SIDE}x{SIDE})")
     if values.min() < 0 or values.max() > 255:
-        raise BadInput(f"{path}, row {line}: pixel value {values.min() if values.min() < 0 else values.max()} outside 0..255")
+        raise BadInput(
+            f"{path}, row {line}: pixel value {values.min() if values.min() < 0 else values.max()} outside 0..255"
+        )
     return values.astype(np.uint8)
 
 
@@ -162,7 +160,12 @@ def _read_csv_cached(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], 
         with whole_folder(kept) as aside:
             for name, array in arrays.items():
                 np.save(aside / f"{name}.npy", array)
-    return np.load(kept / "images.npy", mmap_mode="r"), np.load(kept / "labels.npy"), np.load(kept / "usage.npy"), digest
+    return (
+        np.load(kept / "images.npy", mmap_mode="r"),
+        np.load(kept / "labels.npy"),
+        np.load(kept / "usage.npy"),
+        digest,
+    )
 
 
 def _read_votes(path: Path, split: str, count: int) -> NDArray[np.float32]:
@@ -177,7 +180,9 @@ def _read_votes(path: Path, split: str, count: int) -> NDArray[np.float32]:
             except ValueError:
                 raise BadInput(f"{path}, row {line}: a vote is not a number") from None
     if len(votes) != count:
-        raise BadInput(f"{path}: {len(votes)} rows of {split}, expected {count}; votes and images do not belong together")
+        raise BadInput(
+            f"{path}: {len(votes)} rows of {split}, expected {count}; votes and images do not belong together"
+        )
     return np.array(votes, dtype=np.float32)
 
 

@@ -51,18 +51,40 @@ def _draw(expression: str, random: np.random.Generator) -> NDArray[np.uint8]:
     for direction in (-1, 1):
         eye_x, eye_y = x + direction * wide * 0.45, y - high * 0.2
         eye_high = max(1.0, side / 22 * eyes)
-        pen.ellipse([eye_x - side / 14, eye_y - eye_high, eye_x + side / 14, eye_y + eye_high], fill=min(255, int(skin) + 40), outline=int(dark), width=line)
+        pen.ellipse(
+            [eye_x - side / 14, eye_y - eye_high, eye_x + side / 14, eye_y + eye_high],
+            fill=min(255, int(skin) + 40),
+            outline=int(dark),
+            width=line,
+        )
         pen.ellipse([eye_x - side / 40, eye_y - side / 40, eye_x + side / 40, eye_y + side / 40], fill=int(dark))
         brow_y = eye_y - side / 11 - height * side / 22
-        pen.line([eye_x - direction * side / 11, brow_y + slant * side / 24, eye_x + direction * side / 11, brow_y - slant * side / 24], fill=int(dark), width=line + 2)
+        pen.line(
+            [
+                eye_x - direction * side / 11,
+                brow_y + slant * side / 24,
+                eye_x + direction * side / 11,
+                brow_y - slant * side / 24,
+            ],
+            fill=int(dark),
+            width=line + 2,
+        )
     mouth_y, half = y + high * 0.5, wide * 0.5
     steps = np.linspace(-1, 1, 17)
     bend = -curve * side / 14 * (steps**2 - 0.5)
-    upper = [(x + t * half, mouth_y + b - opening * side / 18 * math.sqrt(1 - t * t)) for t, b in zip(steps, bend, strict=True)]
-    lower = [(x + t * half, mouth_y + b + opening * side / 18 * math.sqrt(1 - t * t)) for t, b in zip(steps, bend, strict=True)]
+    upper = [
+        (x + t * half, mouth_y + b - opening * side / 18 * math.sqrt(1 - t * t))
+        for t, b in zip(steps, bend, strict=True)
+    ]
+    lower = [
+        (x + t * half, mouth_y + b + opening * side / 18 * math.sqrt(1 - t * t))
+        for t, b in zip(steps, bend, strict=True)
+    ]
     pen.polygon(upper + lower[::-1], fill=int(dark))
     pen.line(upper, fill=int(dark), width=line)
     pen.line(lower, fill=int(dark), width=line)
-    image = image.rotate(random.normal(0, 6), Image.Resampling.BILINEAR, fillcolor=int(ground)).resize((SIDE, SIDE), Image.Resampling.BOX)
+    image = image.rotate(random.normal(0, 6), Image.Resampling.BILINEAR, fillcolor=int(ground)).resize(
+        (SIDE, SIDE), Image.Resampling.BOX
+    )
     pixels = np.asarray(image, np.float64) * random.uniform(0.75, 1.15) + random.normal(0, 8, (SIDE, SIDE))
     return pixels.clip(0, 255).astype(np.uint8)

@@ -19,7 +19,8 @@ def accuracy(table: NDArray[np.int64]) -> float:
 def recall(table: NDArray[np.int64]) -> NDArray[np.float64]:
     """Recall per class, 0..1; NaN for a class with no image."""
     totals = table.sum(1)
-    return np.divide(np.diag(table), totals, out=np.full(len(table), np.nan), where=totals > 0)
+    shares: NDArray[np.float64] = np.divide(np.diag(table), totals, out=np.full(len(table), np.nan), where=totals > 0)
+    return shares
 
 
 def macro_f1(table: NDArray[np.int64]) -> float:
@@ -32,4 +33,5 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Probabilities ``[N, 7]`` in float64, from logits ``[N, 7]``."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     exponents = np.exp(shifted)
-    return exponents / exponents.sum(1, keepdims=True)
+    probabilities: NDArray[np.float64] = exponents / exponents.sum(1, keepdims=True)
+    return probabilities

@@ -60,10 +60,14 @@ class Session(ABC):
         """
         size = self.bundle.manifest.size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (1, size, size) or not len(images):
-            raise BadInput(f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, 1, {size}, {size}] with N at least 1")
+            raise BadInput(
+                f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, 1, {size}, {size}] with N at least 1"
+            )
         logits = self._infer(np.ascontiguousarray(images))
         if logits.dtype != np.float32 or logits.shape != (len(images), len(LABELS)):
-            raise BadInput(f"{self.bundle.path}: the model gives {logits.dtype} {list(logits.shape)}, expected float32 [{len(images)}, {len(LABELS)}]")
+            raise BadInput(
+                f"{self.bundle.path}: the model gives {logits.dtype} {list(logits.shape)}, expected float32 [{len(images)}, {len(LABELS)}]"
+            )
         return logits
 
     @abstractmethod
@@ -81,7 +85,9 @@ class Session(ABC):
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -112,8 +118,10 @@ def open_session(bundle: Bundle, runtime: str, options: Options | None = None) -
     engine = ENGINES[runtime]
     target = bundle.manifest.target
     if engine.targets and target not in engine.targets:
-        raise BadInput(f"runtime {runtime} runs targets {', '.join(engine.targets)}, {bundle.path} is {target}; "
-                       f"use --runtime {' or '.join(runtimes_for(target)) or 'of another version'}")
+        raise BadInput(
+            f"runtime {runtime} runs targets {', '.join(engine.targets)}, {bundle.path} is {target}; "
+            f"use --runtime {' or '.join(runtimes_for(target)) or 'of another version'}"
+        )
     module, _, name = engine.opener.partition(":")
     try:
         opener = getattr(importlib.import_module(module), name)

@@ -53,7 +53,9 @@ def augment(images: torch.Tensor, size: int, how: Augment, generator: torch.Gene
     mirror = torch.where(uniform(0, 1) < how.flip, -1.0, 1.0)
     cos, sin = torch.cos(angle) * field, torch.sin(angle) * field
     shift = uniform(-2 * how.shift, 2 * how.shift, 2)
-    matrix = torch.stack([torch.stack([cos * mirror, -sin, shift[:, 0]], 1), torch.stack([sin * mirror, cos, shift[:, 1]], 1)], 1)
+    matrix = torch.stack(
+        [torch.stack([cos * mirror, -sin, shift[:, 0]], 1), torch.stack([sin * mirror, cos, shift[:, 1]], 1)], 1
+    )
     grid = functional.affine_grid(matrix, [count, 1, size, size], align_corners=False)
     views = functional.grid_sample(images[:, None].float() / 255, grid, padding_mode="zeros", align_corners=False)
 
@@ -63,11 +65,17 @@ def augment(images: torch.Tensor, size: int, how: Augment, generator: torch.Gene
         offset = uniform(-how.light / 2, how.light / 2, 1, 1, 1)
         views = ((views.clamp_min(1e-4) ** gamma - 0.5) * gain + 0.5 + offset).clamp(0, 1)
     if how.erase:
-        views = torch.where(_rectangles(count, size, how.erase, device, generator), torch.rand(views.shape, device=device, generator=generator), views)
+        views = torch.where(
+            _rectangles(count, size, how.erase, device, generator),
+            torch.rand(views.shape, device=device, generator=generator),
+            views,
+        )
     return views
 
 
-def _rectangles(count: int, size: int, probability: float, device: torch.device, generator: torch.Generator) -> torch.Tensor:
+def _rectangles(
+    count: int, size: int, probability: float, device: torch.device, generator: torch.Generator
+) -> torch.Tensor:
     """bool ``[N, 1, size, size]``: one random rectangle in a ``probability`` of the images (Zhong et al., arXiv 1708.04896)."""
     import torch
 

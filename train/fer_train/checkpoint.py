@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,12 +48,16 @@ class Checkpoint:
         net = build_net(self.model["name"], self.input["size"], **self.model["args"])
         if self.folded:
             net = reparameterize_model(net)
+        self.load_into(net)
+        return net.eval()
+
+    def load_into(self, net: nn.Module) -> None:
+        """Gives a net these weights. Raises BadInput where they do not fit."""
         try:
             net.load_state_dict(self.state_dict)
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise BadInput(f"the weights do not fit {self.model['name']}: {reason}") from error
-        return net.eval()
+            raise BadInput(f"the weights of {self.model['name']} do not fit: {reason}") from error
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -68,11 +73,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = load_plain(path, "a checkpoint")
     wanted = {"format", "model", "input", "labels", "state_dict"}
     if missing := sorted(wanted - content.keys()):
-        raise BadInput(f"{path}: not a checkpoint of fer-train, it lacks {', '.join(missing)}; train one with fer-train")
+        raise BadInput(
+            f"{path}: not a checkpoint of fer-train, it lacks {', '.join(missing)}; train one with fer-train"
+        )
     if content["format"] != FORMAT:
         raise BadInput(f"{path}: checkpoint format {content['format']}, this version reads {FORMAT}")
     if list(content["labels"]) != list(LABELS):
-        raise BadInput(f"{path}: {len(content['labels'])} classes {content['labels']}, expected the {len(LABELS)} of FER2013: {', '.join(LABELS)}")
+        raise BadInput(
+            f"{path}: {len(content['labels'])} classes {content['labels']}, expected the {len(LABELS)} of FER2013: {', '.join(LABELS)}"
+        )
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     return Checkpoint(**{"recipe": {}, "metrics": {}, "versions": {}, **known})
 
@@ -84,9 +93,13 @@ def load_plain(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file; expected {what}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign pickle protocol: what follows says it in our words
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BadInput(f"{path}: refused, it is not {what} but a pickle that holds code or is damaged; make one with fer-train") from error
+        raise BadInput(
+            f"{path}: refused, it is not {what} but a pickle that holds code or is damaged; make one with fer-train"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: not {what}, or cut short ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from fer_runtimes import console
 
+if TYPE_CHECKING:
+    from fer_train.recipe import Recipe
+
+RUN = "run.json"  # where a run's data and device are kept, so that --resume FOLDER is enough
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.command()
 def train(
-    data: Annotated[Optional[Path], typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip), icml_face_data.csv, or a folder with train/ and test/. Without it, drawn faces stand in.")] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="fer2013.csv (plain, .gz, .xz, .zip), icml_face_data.csv, or a folder with train/ and test/. Without it, drawn faces stand in."
+        ),
+    ] = None,
     votes: Annotated[Optional[Path], typer.Option(help="FER+ votes (fer2013new.csv), used as soft labels.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the run. Default: runs/MODEL.")] = None,
-    resume: Annotated[Optional[Path], typer.Option(help="Folder of a run to continue, with the recipe it was begun with.")] = None,
+    resume: Annotated[
+        Optional[Path], typer.Option(help="Folder of a run to continue, with the recipe it was begun with.")
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path], typer.Option(help="Checkpoint to begin with, for fine-tuning; it must be of the same model.")
+    ] = None,
     recipe: Annotated[Optional[str], typer.Option(help="Recipe by name, or a TOML file.")] = None,
     model: Annotated[Optional[str], typer.Option(help="Architecture: a fer_* net or any of timm's.")] = None,
     size: Annotated[Optional[int], typer.Option(help="Input side in pixels.")] = None,
-    stem_stride: Annotated[Optional[int], typer.Option(help="Stride of the first convolution, e.g. 1 to keep small faces large.")] = None,
+    stem_stride: Annotated[
+        Optional[int], typer.Option(help="Stride of the first convolution, e.g. 1 to keep small faces large.")
+    ] = None,
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training split.")] = None,
     batch_size: Annotated[Optional[int], typer.Option(help="Images a step.")] = None,
     lr: Annotated[Optional[float], typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[Optional[int], typer.Option(help="Seed of weights, order and augmentation.")] = None,
-    validate_on: Annotated[Optional[str], typer.Option(help="Split that is watched and that chooses best.pt. Default: PublicTest, or test.")] = None,
+    validate_on: Annotated[
+        Optional[str],
+        typer.Option(help="Split that is watched and that chooses best.pt. Default: PublicTest, or test."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     amp: Annotated[Optional[bool], typer.Option(help="bfloat16 autocast. Default: on CUDA only.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 means all usable cores.")] = 0,
-    list_models: Annotated[Optional[str], typer.Option(help="List architectures that match a pattern, e.g. 'mobile*', and exit.")] = None,
+    list_models: Annotated[
+        Optional[str], typer.Option(help="List architectures that match a pattern, e.g. 'mobile*', and exit.")
+    ] = None,
 ) -> None:
     """Trains a face-expression net; every epoch can be interrupted and continued.
 
@@ -41,7 +63,9 @@ def train(
 
     * `fer-train --data fer2013.csv --model mobileone_s0 --size 64 --out runs/s0`
 
-    * `fer-train --data fer2013.csv --resume runs/s0`
+    * `fer-train --resume runs/s0`
+
+    * `fer-train --data mine/ --checkpoint runs/s0/best.pt --model mobileone_s0 --size 64 --lr 0.01 --epochs 10 --out runs/mine`
 
     * `fer-train --list-models 'fer_*'`
     """
@@ -58,41 +82,103 @@ def train(
 
     from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, load_faces
     from fer_runtimes.drawn import drawn_faces
+    from fer_runtimes.errors import BadInput
+    from fer_runtimes.files import whole_file
     from fer_train import loop
     from fer_train.recipe import Recipe, read_recipe
 
-    torch.set_num_threads(threads or console.usable_cores())
-    asked: dict[str, Any] = {"model": model, "size": size, "stem_stride": stem_stride, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    asked: dict[str, Any] = {
+        "model": model,
+        "size": size,
+        "stem_stride": stem_stride,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+    }
     given = {key: value for key, value in asked.items() if value is not None}
-    if resume is not None and (given or recipe or out):
-        raise typer.BadParameter("--resume continues a run as it was begun; leave out " + ", ".join("--" + key.replace("_", "-") for key in [*given, *(["recipe"] if recipe else []), *(["out"] if out else [])]))
+    folder = resume or out or Path("runs") / (model or recipe or Recipe.model)
     if resume is not None:
         plan = loop.recipe_of_run(resume)
+        _refuse_changes(plan, given, recipe, out, resume)
+        begun = json.loads((resume / RUN).read_text(encoding="utf-8"))
     else:
         base = read_recipe(recipe) if recipe else Recipe()
         if base.sizes and size is not None:
             given["sizes"] = ()  # a recipe's growing views belong to its own input size
         plan = dataclasses.replace(base, **given)
-    folder = resume or out or Path("runs") / plan.model
-    if data is None:
+        begun = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+        if checkpoint is not None and not checkpoint.is_file():
+            raise BadInput(f"{checkpoint}: no such file; expected a checkpoint of fer-train")
+    now = {
+        "data": data and str(data.resolve()),
+        "votes": votes and str(votes.resolve()),
+        "validate_on": validate_on,
+        "device": None if device == "auto" else device,
+        "amp": amp,
+        "threads": threads or None,
+    }
+    settings = begun | {key: value for key, value in now.items() if value is not None}
+    torch.set_num_threads(settings.setdefault("threads", console.usable_cores()))
+    if settings.get("data") is None:
         faces, watched = drawn_faces(2048, seed=1, split="Training"), drawn_faces(512, seed=2, split="PublicTest")
     else:
-        faces = load_faces(data, TRAIN_SPLITS, votes)
-        watched = load_faces(data, (validate_on,) if validate_on else TEST_SPLITS)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    screen = Console(stderr=True)
-    screen.print(f"{plan.model} on {len(faces)} images of {faces.name} ({faces.split}), {device}, {torch.get_num_threads()} threads, {plan.epochs} epochs into {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=screen, transient=True) as progress:
+        split = settings.get("validate_on")
+        faces = load_faces(
+            Path(settings["data"]), TRAIN_SPLITS, Path(settings["votes"]) if settings.get("votes") else None
+        )
+        watched = load_faces(Path(settings["data"]), (split,) if split else TEST_SPLITS)
+    device = settings["device"]
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen.print(
+        f"{plan.model} on {len(faces)} images of {faces.name} ({faces.split}), {device}, {settings['threads']} threads, {plan.epochs} epochs into {folder}"
+    )
+    if resume is None:
+        loop.refuse_used(folder)
+        with whole_file(folder / RUN) as aside:
+            aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=screen,
+        transient=True,
+    ) as progress:
         bar = progress.add_task("epoch")
 
         def report(line: loop.Epoch) -> None:
-            screen.print(f"epoch {line.epoch:3d}/{line.epochs}  {line.size} px  loss {line.loss:.4f}  {watched.split} {line.accuracy:.4f}  {line.images_per_s:.0f} images/s")
+            screen.print(
+                f"epoch {line.epoch:3d}/{line.epochs}  {line.size} px  loss {line.loss:.4f}  {watched.split} {line.accuracy:.4f}  {line.images_per_s:.0f} images/s"
+            )
 
-        loop.train(plan, faces, watched, folder, device, amp if amp is not None else device.startswith("cuda"), resume is not None,
-                   report, lambda done, of: progress.update(bar, completed=done, total=of))
+        loop.train(
+            plan,
+            faces,
+            watched,
+            folder,
+            device,
+            settings.get("amp", device.startswith("cuda")),
+            resume is not None,
+            checkpoint,
+            report,
+            lambda done, of: progress.update(bar, completed=done, total=of),
+        )
     typer.echo(f"{folder / loop.LAST}")
+
+
+def _refuse_changes(plan: Recipe, given: dict[str, Any], recipe: str | None, out: Path | None, resume: Path) -> None:
+    """A run is continued as it was begun: options that say otherwise are a mistake."""
+    from fer_runtimes.errors import BadInput
+    from fer_train.recipe import read_recipe
+
+    asked = {**(vars(read_recipe(recipe)) if recipe else {}), **given}
+    changed = [key for key, value in asked.items() if getattr(plan, key) != value]
+    if changed or (out is not None and out.resolve() != resume.resolve()):
+        what = ", ".join(f"{key} {getattr(plan, key)}" for key in changed) or f"out {resume}"
+        raise BadInput(
+            f"{resume}: was begun with {what}; leave that option out, or start anew with --out instead of --resume"
+        )
 
 
 def main() -> None:

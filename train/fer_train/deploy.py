@@ -15,6 +15,9 @@ class Deployable(nn.Module):
     device, so that no board has to copy a mean and a standard deviation.
     """
 
+    scale: torch.Tensor
+    offset: torch.Tensor
+
     def __init__(self, net: nn.Module, mean: float, std: float) -> None:
         super().__init__()
         self.net = net
@@ -29,7 +32,9 @@ class Deployable(nn.Module):
 
 def deployable(checkpoint: Checkpoint, net: nn.Module | None = None) -> Deployable:
     """The checkpoint's net (or ``net`` in its place, e.g. folded or in float64) in that form, in eval mode."""
-    return Deployable(checkpoint.build() if net is None else net, checkpoint.input["mean"], checkpoint.input["std"]).eval()
+    return Deployable(
+        checkpoint.build() if net is None else net, checkpoint.input["mean"], checkpoint.input["std"]
+    ).eval()
 
 
 def _dtype_of(net: nn.Module) -> torch.dtype:

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from fer_runtimes import metrics
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import BadInput
-from fer_runtimes.files import whole_file
+from fer_runtimes.files import sha256_of, whole_file
 from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
 from fer_train.augment import augment
-from fer_train.checkpoint import Checkpoint, load_plain, save_checkpoint
+from fer_train.checkpoint import Checkpoint, load_checkpoint, load_plain, save_checkpoint
 from fer_train.nets import build_net
 from fer_train.recipe import Recipe, recipe_from
 
@@ -50,13 +50,23 @@ class Epoch:
     images_per_s: float
 
 
-def train(recipe: Recipe, faces: Faces, validation: Faces, out: Path, device: str = "cpu", amp: bool = False,
-          resume: bool = False, report: Callable[[Epoch], None] = lambda _: None,
-          step: Callable[[int, int], None] = lambda *_: None) -> Checkpoint:
+def train(
+    recipe: Recipe,
+    faces: Faces,
+    validation: Faces,
+    out: Path,
+    device: str = "cpu",
+    amp: bool = False,
+    resume: bool = False,
+    start: Path | None = None,
+    report: Callable[[Epoch], None] = lambda _: None,
+    step: Callable[[int, int], None] = lambda *_: None,
+) -> Checkpoint:
     """Trains and returns the last checkpoint; ``out`` then holds last.pt, best.pt, resume.pt and log.jsonl.
 
     last.pt: the averaged weights after the last epoch, chosen by nothing.
     best.pt: those of the epoch with the best accuracy on ``validation`` (its metrics say so).
+    start: a checkpoint whose weights the run begins with, in place of random ones (fine-tuning)
     device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; amp: bfloat16 autocast
     report, step: called after each epoch, and after each batch with (batches done, batches in all)
     """
@@ -70,24 +80,35 @@ def train(recipe: Recipe, faces: Faces, validation: Faces, out: Path, device: st
     mean, std = (float(v) for v in (faces.images.mean() / 255, faces.images.std() / 255))
     torch.manual_seed(recipe.seed)
     net = build_net(recipe.model, recipe.size, **_net_args(recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = create_optimizer_v2(net, opt="sgd", lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, filter_bias_and_bn=True)
+    origin = None if start is None else _begin_with(net, start)
+    optimizer = create_optimizer_v2(
+        net, opt="sgd", lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, filter_bias_and_bn=True
+    )
     batch = min(recipe.batch_size, len(faces))
     steps = len(faces) // batch
-    schedule = CosineLRScheduler(optimizer, t_initial=recipe.epochs * steps, warmup_t=round(recipe.warmup * steps),
-                                 warmup_lr_init=recipe.lr / 100, t_in_epochs=False)
+    schedule = CosineLRScheduler(
+        optimizer,
+        t_initial=recipe.epochs * steps,
+        warmup_t=round(recipe.warmup * steps),
+        warmup_lr_init=recipe.lr / 100,
+        t_in_epochs=False,
+    )
     average = ModelEmaV3(net, decay=recipe.ema, use_warmup=True)
     first, best = 0, -1.0
-    identity = {"recipe": json.dumps(recipe.to_dict(), sort_keys=True), "data": faces.sha256, "votes": faces.votes is not None}
+    identity = {
+        "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
+        "data": faces.sha256,
+        "votes": faces.votes is not None,
+    }
     if resume:
         state = _read_state(out, identity)
         net.load_state_dict(state["net"])
         average.module.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        first, best = state["epochs_done"], state["best"]
+        first, best, origin = state["epochs_done"], state["best"], json.loads(state["origin"])
         _cut_log(out, first)
-    elif (out / RESUME).exists():
-        raise BadInput(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
     else:
+        refuse_used(out)
         (out / LOG).unlink(missing_ok=True)
 
     images = torch.from_numpy(np.array(faces.images)).to(device)  # a copy: the data is memory-mapped, read-only
@@ -117,7 +138,9 @@ def train(recipe: Recipe, faces: Faces, validation: Faces, out: Path, device: st
             step(i + 1, steps)
         mean_loss = float(total_loss) / steps
         if not math.isfinite(mean_loss):
-            raise BadInput(f"the loss is {mean_loss} after epoch {epoch + 1}; lower --lr (now {recipe.lr}); {out} keeps the state before it")
+            raise BadInput(
+                f"the loss is {mean_loss} after epoch {epoch + 1}; lower --lr (now {recipe.lr}); {out} keeps the state before it"
+            )
         seconds = time.perf_counter() - began
 
         figures = evaluate(average.module, held_out, validation.labels, mean, std)
@@ -126,28 +149,60 @@ def train(recipe: Recipe, faces: Faces, validation: Faces, out: Path, device: st
             input={"size": recipe.size, "channels": 1, "mean": mean, "std": std},
             state_dict={key: value.detach().cpu().clone() for key, value in average.module.state_dict().items()},
             recipe=recipe.to_dict(),
-            metrics={"split": validation.split, "images": len(validation), "epoch": epoch + 1, "chosen_by": "last epoch",
-                     "training_images": len(faces), "training_data": faces.describe(), **figures},
+            metrics={
+                "split": validation.split,
+                "images": len(validation),
+                "epoch": epoch + 1,
+                "chosen_by": "last epoch",
+                "training_images": len(faces),
+                "training_data": faces.describe(),
+                "began_with": origin,
+                **figures,
+            },
             versions=_versions(),
         )
         save_checkpoint(out / LAST, checkpoint)
         if figures["accuracy"] > best:
             best = figures["accuracy"]
             chosen_by = f"best epoch on {validation.split}"
-            save_checkpoint(out / BEST, Checkpoint(**{**vars(checkpoint), "metrics": {**checkpoint.metrics, "chosen_by": chosen_by}}))
-        line = Epoch(epoch + 1, recipe.epochs, size, optimizer.param_groups[0]["lr"], mean_loss, figures["accuracy"], steps * batch / seconds)
+            save_checkpoint(
+                out / BEST,
+                Checkpoint(**{**vars(checkpoint), "metrics": {**checkpoint.metrics, "chosen_by": chosen_by}}),
+            )
+        line = Epoch(
+            epoch + 1,
+            recipe.epochs,
+            size,
+            optimizer.param_groups[0]["lr"],
+            mean_loss,
+            figures["accuracy"],
+            steps * batch / seconds,
+        )
         with (out / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps(vars(line)) + "\n")
         with whole_file(out / RESUME) as aside:
-            torch.save({"net": net.state_dict(), "average": average.module.state_dict(), "optimizer": optimizer.state_dict(),
-                        "epochs_done": epoch + 1, "best": best, "device": device, **identity}, aside)
+            torch.save(
+                {
+                    "net": net.state_dict(),
+                    "average": average.module.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "epochs_done": epoch + 1,
+                    "origin": json.dumps(origin),
+                    "best": best,
+                    "device": device,
+                    **identity,
+                },
+                aside,
+            )
         report(line)
     if checkpoint is None:
         raise BadInput(f"{out}: this run is complete ({first} epochs); its checkpoints are {LAST} and {BEST}")
     return checkpoint
 
 
-def evaluate(net: nn.Module, images: torch.Tensor, labels: NDArray[np.int64], mean: float, std: float) -> dict[str, Any]:
+def evaluate(
+    net: nn.Module, images: torch.Tensor, labels: NDArray[np.int64], mean: float, std: float
+) -> dict[str, Any]:
     """Accuracy, macro-F1 and confusion of ``net`` on uint8 images ``[N, 1, S, S]`` and labels ``[N]``."""
     import torch
 
@@ -161,9 +216,22 @@ def evaluate(net: nn.Module, images: torch.Tensor, labels: NDArray[np.int64], me
     return {"accuracy": metrics.accuracy(table), "macro_f1": metrics.macro_f1(table), "confusion": table.tolist()}
 
 
+def refuse_used(out: Path) -> None:
+    """Raises BadInput if ``out`` holds a run already: hours of training are not overwritten."""
+    if (out / RESUME).exists():
+        raise BadInput(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
+
+
 def recipe_of_run(out: Path) -> Recipe:
     """The recipe of a run that was begun in ``out``, so that --resume needs nothing else."""
     return recipe_from(json.loads(load_plain(out / RESUME, "a run to continue")["recipe"]), str(out / RESUME))
+
+
+def _begin_with(net: nn.Module, start: Path) -> dict[str, Any]:
+    """Loads the weights of a checkpoint into ``net``; returns what the new checkpoint records of it."""
+    before = load_checkpoint(start)
+    before.load_into(net)
+    return {"checkpoint_sha256": sha256_of(start), "recipe": before.recipe, "epochs": before.metrics.get("epoch")}
 
 
 def _net_args(recipe: Recipe) -> dict[str, Any]:
@@ -182,7 +250,8 @@ def _targets(faces: Faces, recipe: Recipe) -> NDArray[np.float32]:
         return hard
     totals = faces.votes.sum(1, keepdims=True)
     shares = np.divide(faces.votes, totals, out=hard.copy(), where=totals > 0)
-    return ((1 - recipe.votes) * hard + recipe.votes * shares).astype(np.float32)
+    mixed: NDArray[np.float32] = ((1 - recipe.votes) * hard + recipe.votes * shares).astype(np.float32)
+    return mixed
 
 
 def _check_device(device: str) -> None:
@@ -193,14 +262,18 @@ def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise NotAvailable(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; use --device cpu") from error
+        raise NotAvailable(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}; use --device cpu"
+        ) from error
 
 
 def _read_state(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     state = load_plain(out / RESUME, "a run to continue")
     for key, value in identity.items():
         if state.get(key) != value:
-            raise BadInput(f"{out}: was begun with another {key}; continue it with the same, or start anew with another --out")
+            raise BadInput(
+                f"{out}: was begun with another {key}; continue it with the same, or start anew with another --out"
+            )
     return state
 
 
@@ -216,4 +289,9 @@ def _versions() -> dict[str, str]:
     import timm
     import torch
 
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__, "numpy": np.__version__}
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }

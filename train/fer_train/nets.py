@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 # name: (block, branches, stem channels, ((depth, channels, stride), ...))
 FACE_NETS: dict[str, tuple[str, int, int, tuple[tuple[int, int, int], ...]]] = {
+    "fer_mobileone_xs": ("one", 4, 16, ((2, 32, 2), (2, 64, 2), (2, 128, 2))),
     "fer_mobileone_s": ("one", 4, 32, ((2, 64, 2), (3, 128, 2), (1, 256, 2))),
     "fer_mobileone_m": ("one", 4, 32, ((1, 48, 1), (2, 96, 2), (3, 160, 2), (1, 256, 2))),
+    "fer_repvgg_xs": ("rep", 1, 16, ((2, 32, 2), (2, 64, 2), (2, 128, 2))),
     "fer_repvgg_s": ("rep", 1, 32, ((2, 64, 2), (3, 128, 2), (1, 256, 2))),
     "fer_repvgg_m": ("rep", 1, 32, ((1, 48, 1), (2, 96, 2), (3, 160, 2), (1, 256, 2))),
 }
@@ -34,7 +36,9 @@ def list_nets(pattern: str = "*") -> list[str]:
     return [name for name in FACE_NETS if fnmatch(name, pattern)] + timm.list_models(pattern)
 
 
-def build_net(name: str, size: int, stem_stride: int | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+def build_net(
+    name: str, size: int, stem_stride: int | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0
+) -> nn.Module:
     """Builds a net for grey faces, float32 ``[N, 1, size, size]`` normalised, to logits ``[N, 7]``.
 
     stem_stride: stride of the convolution that reads the image, where it is to differ from the
@@ -45,11 +49,17 @@ def build_net(name: str, size: int, stem_stride: int | None = None, drop_rate: f
     """
     import timm
 
-    args: dict[str, Any] = {"num_classes": len(LABELS), "in_chans": 1, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    args: dict[str, Any] = {
+        "num_classes": len(LABELS),
+        "in_chans": 1,
+        "drop_rate": drop_rate,
+        "drop_path_rate": drop_path_rate,
+    }
     if name in FACE_NETS:
         net = _face_net(name, args)
     elif timm.is_model(name):
-        if timm.get_pretrained_cfg(name).fixed_input_size:
+        facts = timm.get_pretrained_cfg(name)
+        if facts is not None and facts.fixed_input_size:
             args["img_size"] = size
         try:
             net = timm.create_model(name, pretrained=False, **args)
@@ -63,11 +73,14 @@ def build_net(name: str, size: int, stem_stride: int | None = None, drop_rate: f
 
 
 def _face_net(name: str, args: dict[str, Any]) -> nn.Module:
-    from timm.models.byobnet import ByobNet, ByoBlockCfg, ByoModelCfg
+    from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
     block, branches, stem, stages = FACE_NETS[name]
     block_args = {"num_conv_branches": branches} if block == "one" else None
-    blocks = tuple(ByoBlockCfg(type=block, d=depth, c=channels, s=stride, gs=0, block_kwargs=block_args) for depth, channels, stride in stages)
+    blocks = tuple(
+        ByoBlockCfg(type=block, d=depth, c=channels, s=stride, gs=0, block_kwargs=block_args)
+        for depth, channels, stride in stages
+    )
     return ByobNet(ByoModelCfg(blocks=blocks, stem_type=block, stem_pool="", stem_chs=stem), **args)
 
 

@@ -45,7 +45,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or self.size < 8:
-            raise BadInput(f"recipe: epochs {self.epochs}, batch_size {self.batch_size}, size {self.size}: at least 1, 2 and 8 are needed")
+            raise BadInput(
+                f"recipe: epochs {self.epochs}, batch_size {self.batch_size}, size {self.size}: at least 1, 2 and 8 are needed"
+            )
         if self.sizes and (self.sizes[0][0] != 0 or self.sizes[-1][1] != self.size):
             raise BadInput(f"recipe: sizes {self.sizes} must start at 0 and end with the input size {self.size}")
 

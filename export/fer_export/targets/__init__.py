@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fer_export.parity import Tolerance
+from fer_runtimes.parity import Tolerance
 
 # A float32 engine sums in another order than PyTorch; ten times PyTorch's own error is room for
 # that and far below what any wrong constant, kernel or branch causes.
@@ -27,8 +27,18 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "pytorch": Target("fer_export.targets.to_pytorch:convert", "pytorch", (), "", {"fp32": FP32}),
-    "onnx": Target("fer_export.targets.to_onnx:convert", "onnxruntime", ("onnx", "onnxscript", "onnxslim", "onnxruntime"),
-                   "pip install 'fer-edge[export,onnx]'", {"fp32": FP32}),
-    "openvino": Target("fer_export.targets.to_openvino:convert", "openvino", ("onnx", "onnxscript", "onnxslim", "openvino"),
-                       "pip install 'fer-edge[export,openvino]'", {"fp32": FP32, "fp16": FP16_WEIGHTS}),
+    "onnx": Target(
+        "fer_export.targets.to_onnx:convert",
+        "onnxruntime",
+        ("onnx", "onnxscript", "onnxslim", "onnxruntime"),
+        "pip install 'fer-edge[export,onnx]'",
+        {"fp32": FP32},
+    ),
+    "openvino": Target(
+        "fer_export.targets.to_openvino:convert",
+        "openvino",
+        ("onnx", "onnxscript", "onnxslim", "openvino"),
+        "pip install 'fer-edge[export,openvino]'",
+        {"fp32": FP32, "fp16": FP16_WEIGHTS},
+    ),
 }

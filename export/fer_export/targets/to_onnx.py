@@ -26,8 +26,16 @@ def convert(source: Source, precision: str, folder: Path) -> None:
     images = torch.zeros(2, 1, size, size, dtype=torch.uint8)
     path = folder / "model.onnx"
     with _quiet():
-        program = torch.onnx.export(source.net, (images,), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=["logits"],
-                                    dynamic_shapes=({0: torch.export.Dim("N")},), verbose=False)
+        program = torch.onnx.export(
+            source.net,
+            (images,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
         assert program is not None
         model = onnxslim.slim(program.model_proto)
     for key, value in source.describe().items():

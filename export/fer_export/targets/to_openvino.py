@@ -6,8 +6,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from fer_export.targets import to_onnx
 from fer_export.pipeline import Source
+from fer_export.targets import to_onnx
 
 
 def convert(source: Source, precision: str, folder: Path) -> None:

@@ -16,8 +16,17 @@ class Engine:
 
 
 ENGINES: dict[str, Engine] = {
-    "pytorch": Engine("fer_runtimes.engines.pt:TorchSession", ("pytorch",), ("torch", "timm"), "pip install 'fer-edge[train]'"),
-    "onnxruntime": Engine("fer_runtimes.engines.ort:OrtSession", ("onnx",), ("onnxruntime",), "pip install 'fer-edge[onnx]'"),
-    "openvino": Engine("fer_runtimes.engines.ov:OpenVinoSession", ("openvino", "onnx"), ("openvino",), "pip install 'fer-edge[openvino]'"),
+    "pytorch": Engine(
+        "fer_runtimes.engines.pt:TorchSession", ("pytorch",), ("torch", "timm"), "pip install 'fer-edge[train]'"
+    ),
+    "onnxruntime": Engine(
+        "fer_runtimes.engines.ort:OrtSession", ("onnx",), ("onnxruntime",), "pip install 'fer-edge[onnx]'"
+    ),
+    "openvino": Engine(
+        "fer_runtimes.engines.ov:OpenVinoSession",
+        ("openvino", "onnx"),
+        ("openvino",),
+        "pip install 'fer-edge[openvino]'",
+    ),
     "null": Engine("fer_runtimes.engines.null:NullSession", (), (), ""),
 }

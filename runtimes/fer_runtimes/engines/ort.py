@@ -21,9 +21,13 @@ class OrtSession(Session):
         super().__init__(bundle, options)
         provider = _PROVIDERS.get(options.device)
         if provider is None:
-            raise NotAvailable(f"onnxruntime has no device {options.device!r} here; choose one of {', '.join(_PROVIDERS)}")
+            raise NotAvailable(
+                f"onnxruntime has no device {options.device!r} here; choose one of {', '.join(_PROVIDERS)}"
+            )
         if provider not in onnxruntime.get_available_providers():
-            raise NotAvailable(f"this onnxruntime has no {provider}; pip install 'fer-edge[onnx-gpu]', or use --device cpu")
+            raise NotAvailable(
+                f"this onnxruntime has no {provider}; pip install 'fer-edge[onnx-gpu]', or use --device cpu"
+            )
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
@@ -31,10 +35,14 @@ class OrtSession(Session):
         try:
             self._session = onnxruntime.InferenceSession(str(bundle.file(".onnx")), settings, providers=[provider])
         except Exception as error:  # onnxruntime's errors have no common base but Exception
-            raise BadInput(f"{bundle.path}: onnxruntime cannot open the model ({error}); export the bundle again") from error
+            raise BadInput(
+                f"{bundle.path}: onnxruntime cannot open the model ({error}); export the bundle again"
+            ) from error
         if (first := self._session.get_providers()[0]) != provider:
-            raise NotAvailable(f"onnxruntime was asked for {provider} and uses {first}: the provider's libraries do not load; "
-                               "check the CUDA installation, or use --device cpu")
+            raise NotAvailable(
+                f"onnxruntime was asked for {provider} and uses {first}: the provider's libraries do not load; "
+                "check the CUDA installation, or use --device cpu"
+            )
         self._session.disable_fallback()
         self._input = self._session.get_inputs()[0].name
 
@@ -45,5 +53,10 @@ class OrtSession(Session):
         import onnxruntime
 
         settings = self._session.get_session_options()
-        return Report(self.options.device, self._session.get_providers()[0], "fp32", settings.intra_op_num_threads,
-                      {"onnxruntime": onnxruntime.__version__})
+        return Report(
+            self.options.device,
+            self._session.get_providers()[0],
+            "fp32",
+            settings.intra_op_num_threads,
+            {"onnxruntime": onnxruntime.__version__},
+        )

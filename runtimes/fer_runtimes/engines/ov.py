@@ -26,21 +26,32 @@ class OpenVinoSession(Session):
         core = openvino.Core()
         device = options.device.upper()
         if device not in core.available_devices:
-            raise NotAvailable(f"openvino has no device {options.device!r} here; it finds {', '.join(core.available_devices).lower()}")
+            raise NotAvailable(
+                f"openvino has no device {options.device!r} here; it finds {', '.join(core.available_devices).lower()}"
+            )
         wanted = _COMPUTE.get(bundle.manifest.precision)
         if wanted is None:
-            raise NotAvailable(f"{bundle.path}: openvino here runs precisions {', '.join(_COMPUTE)}, not {bundle.manifest.precision}")
+            raise NotAvailable(
+                f"{bundle.path}: openvino here runs precisions {', '.join(_COMPUTE)}, not {bundle.manifest.precision}"
+            )
         model = bundle.file(".xml" if bundle.manifest.target == "openvino" else ".onnx")
-        settings = {hint.inference_precision: getattr(openvino.Type, wanted), hint.performance_mode: hint.PerformanceMode.LATENCY}
+        settings = {
+            hint.inference_precision: getattr(openvino.Type, wanted),
+            hint.performance_mode: hint.PerformanceMode.LATENCY,
+        }
         if device == "CPU":
             settings |= {properties.inference_num_threads: options.threads, properties.num_streams: 1}
         try:
             self._compiled = core.compile_model(str(model), device, settings)
         except RuntimeError as error:
-            raise BadInput(f"{bundle.path}: openvino cannot compile the model ({error}); export the bundle again") from error
+            raise BadInput(
+                f"{bundle.path}: openvino cannot compile the model ({error}); export the bundle again"
+            ) from error
         obtained = self._compiled.get_property(hint.inference_precision).get_type_name()
         if obtained != wanted:
-            raise NotAvailable(f"openvino was asked to compute in {wanted} and computes in {obtained} on {options.device}")
+            raise NotAvailable(
+                f"openvino was asked to compute in {wanted} and computes in {obtained} on {options.device}"
+            )
         devices = self._compiled.get_property(properties.execution_devices)
         if [name.split(".")[0] for name in devices] != [device.split(".")[0]]:
             raise NotAvailable(f"openvino was asked for {device} and uses {', '.join(devices)}")
@@ -56,6 +67,13 @@ class OpenVinoSession(Session):
         from openvino.properties import hint
 
         compute = self._compiled.get_property(hint.inference_precision).get_type_name()
-        threads = int(self._compiled.get_property(properties.inference_num_threads)) if self.options.device == "cpu" else 0
-        return Report(self.options.device, ", ".join(self._compiled.get_property(properties.execution_devices)), _NAMES.get(compute, compute),
-                      threads, {"openvino": openvino.get_version()})
+        threads = (
+            int(self._compiled.get_property(properties.inference_num_threads)) if self.options.device == "cpu" else 0
+        )
+        return Report(
+            self.options.device,
+            ", ".join(self._compiled.get_property(properties.execution_devices)),
+            _NAMES.get(compute, compute),
+            threads,
+            {"openvino": openvino.get_version()},
+        )

@@ -37,7 +37,7 @@ class TorchSession(Session):
         import torch
 
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self._net(torch.from_numpy(images).to(self.options.device)).cpu().numpy()
+            logits: NDArray[np.float32] = self._net(torch.tensor(images, device=self.options.device)).cpu().numpy()
         return logits
 
     def report(self) -> Report:

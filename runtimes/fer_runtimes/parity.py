@@ -75,32 +75,52 @@ def compare(reference: Reference, logits: NDArray[np.float32]) -> Parity:
         p, q = softmax(truth), softmax(logits)
         kl = np.where(p > 0, p * (np.log(p) - np.log(q)), 0).sum(1)
     true_class, got_class = truth.argmax(1), np.nan_to_num(logits, nan=-np.inf).argmax(1)
-    flips = tuple(Flip(int(i), str(reference.kinds[i]), LABELS[true_class[i]], LABELS[got_class[i]], float(margin[i]))
-                  for i in np.flatnonzero(true_class != got_class))
+    flips = tuple(
+        Flip(int(i), str(reference.kinds[i]), LABELS[true_class[i]], LABELS[got_class[i]], float(margin[i]))
+        for i in np.flatnonzero(true_class != got_class)
+    )
     worst = int(error.argmax())
-    return Parity(len(truth), float(error[worst]), float(error[worst] / unit), float(np.nan_to_num(kl, nan=np.inf).mean()),
-                  1 - len(flips) / len(truth), float((error.max() < margin / 2).mean()), worst, str(reference.kinds[worst]), flips)
+    return Parity(
+        len(truth),
+        float(error[worst]),
+        float(error[worst] / unit),
+        float(np.nan_to_num(kl, nan=np.inf).mean()),
+        1 - len(flips) / len(truth),
+        float((error.max() < margin / 2).mean()),
+        worst,
+        str(reference.kinds[worst]),
+        flips,
+    )
 
 
 def check(parity: Parity, tolerance: Tolerance, what: str) -> None:
     """Raises CheckFailed, saying which figure broke which bound and where, unless ``parity`` is within ``tolerance``."""
     where = f"worst on image {parity.worst_image} ({parity.worst_kind})"
     if not parity.error_ratio <= tolerance.error_ratio:
-        raise CheckFailed(f"{what} departs from the reference: max |logit error| {parity.max_abs_logit:.2e} is {parity.error_ratio:.1f} times "
-                          f"that of float32 PyTorch, at most {tolerance.error_ratio:g} allowed; {where}")
+        raise CheckFailed(
+            f"{what} departs from the reference: max |logit error| {parity.max_abs_logit:.2e} is {parity.error_ratio:.1f} times "
+            f"that of float32 PyTorch, at most {tolerance.error_ratio:g} allowed; {where}"
+        )
     if not parity.mean_kl <= tolerance.mean_kl:
-        raise CheckFailed(f"{what} departs from the reference: mean KL {parity.mean_kl:.1e}, at most {tolerance.mean_kl:.0e} allowed; {where}")
+        raise CheckFailed(
+            f"{what} departs from the reference: mean KL {parity.mean_kl:.1e}, at most {tolerance.mean_kl:.0e} allowed; {where}"
+        )
     if wrong := [flip for flip in parity.flips if flip.margin > tolerance.flip_margin]:
         flip = max(wrong, key=lambda one: one.margin)
-        raise CheckFailed(f"{what} changes {len(wrong)} of {parity.images} labels; image {flip.image} ({flip.kind}) from {flip.truth} to {flip.got} "
-                          f"with a margin of {flip.margin:.3f}, at most {tolerance.flip_margin:g} forgiven")
+        raise CheckFailed(
+            f"{what} changes {len(wrong)} of {parity.images} labels; image {flip.image} ({flip.kind}) from {flip.truth} to {flip.got} "
+            f"with a margin of {flip.margin:.3f}, at most {tolerance.flip_margin:g} forgiven"
+        )
 
 
 def check_session(session: Session, reference: Reference, tolerance: Tolerance, what: str) -> Parity:
     """Runs the reference images one by one and in one batch; both must pass. Returns the worse comparison."""
     images = reference.images
     single = np.concatenate([session.infer(images[i : i + 1]) for i in range(len(images))])
-    results = {f"{what}, one image at a time,": compare(reference, single), f"{what}, in one batch,": compare(reference, session.infer(images))}
+    results = {
+        f"{what}, one image at a time,": compare(reference, single),
+        f"{what}, in one batch,": compare(reference, session.infer(images)),
+    }
     for name, parity in results.items():
         check(parity, tolerance, name)
     return max(results.values(), key=lambda parity: parity.error_ratio)

@@ -1,0 +1,40 @@
+# make demo    export the shipped checkpoint everywhere it can go, measure it, print one table
+# make test    run the test suite
+# make lint    ruff, mypy, import rules
+# Each makes the environment it needs first; PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+DATA ?=
+DEMO := build/demo
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint constraints clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,onnx,openvino,dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/fer-export --target pytorch --no-fold --out $(DEMO) $(if $(DATA),--data $(DATA))
+	$(BIN)/fer-export --target all --out $(DEMO) $(if $(DATA),--data $(DATA))
+	$(BIN)/fer-bench --runtime all --model $(DEMO) $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
+# kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.
+constraints:
+	uv pip compile pyproject.toml --universal --python-version 3.10 --extra all --extra dev --no-annotate --no-header --no-emit-package fer-edge \
+	  $(UPGRADE) --output-file constraints.txt
+
+clean:
+	rm -rf build .venv

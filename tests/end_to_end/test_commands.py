@@ -1,0 +1,172 @@
+"""The commands as a user types them: what they write, what they print, how they end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+from fer_runtimes.bundle import MANIFEST, Bundle, read_bundle
+from fer_runtimes.files import sha256_of
+
+
+def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) -> None:
+    trained = command(
+        "fer-train",
+        "--data",
+        csv_file,
+        "--model",
+        "fer_repvgg_xs",
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--out",
+        tmp_path / "run",
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.strip() == str(tmp_path / "run" / "last.pt")
+    exported = command(
+        "fer-export",
+        "--target",
+        "all",
+        "--checkpoint",
+        tmp_path / "run" / "best.pt",
+        "--data",
+        csv_file,
+        "--out",
+        tmp_path / "build",
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert [read_bundle(Path(line)).manifest.target for line in exported.stdout.split()] == [
+        "pytorch",
+        "onnx",
+        "openvino",
+    ]
+    out = tmp_path / "out.json"
+    measured = command(
+        "fer-bench",
+        "--runtime",
+        "all",
+        "--model",
+        tmp_path / "build",
+        "--data",
+        csv_file,
+        "--split",
+        "PublicTest",
+        "--json",
+        out,
+        "--csv",
+        tmp_path / "out.csv",
+        "--markdown",
+        tmp_path / "out.md",
+        "--queries",
+        32,
+    )
+    assert measured.returncode == 0, measured.stderr
+    rows = json.loads(out.read_text())["results"]
+    assert [(row["runtime"], row["target"]) for row in rows] == [
+        ("pytorch", "pytorch"),
+        ("onnxruntime", "onnx"),
+        ("openvino", "onnx"),
+        ("openvino", "openvino"),
+    ]
+    assert {row["accuracy"] for row in rows} == {rows[0]["accuracy"]}
+    assert "onnxruntime" in measured.stdout
+    assert (tmp_path / "out.csv").exists()
+    assert (tmp_path / "out.md").exists()
+
+
+def test_the_shipped_checkpoint_runs_with_no_option_but_the_runtime(tmp_path: Path, command: Command) -> None:
+    done = command("fer-bench", "--runtime", "onnxruntime", "--queries", 32, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["fer-train", "fer-export", "fer-bench"])
+def test_help_shows_examples(command: Command, name: str) -> None:
+    assert "Examples" in command(name, "--help").stdout
+
+
+def test_lists_say_what_can_run_here(command: Command) -> None:
+    assert "onnxruntime  can run here" in command("fer-bench", "--list").stdout
+    assert "openvino   fp32,fp16  can be exported here" in command("fer-export", "--list").stdout
+    assert command("fer-train", "--list-models", "fer_mobileone_*").stdout.split() == [
+        "fer_mobileone_xs",
+        "fer_mobileone_s",
+        "fer_mobileone_m",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["fer-train", "--data", "nothing.csv"], "nothing.csv: no such file or folder"),
+        (["fer-train", "--resume", "nowhere"], "no such file; expected a run to continue"),
+        (["fer-train", "--model", "resnet19", "--out", "{tmp}/run"], "'resnet19' is unknown"),
+        (["fer-export", "--target", "tflite"], "known are pytorch, onnx, openvino"),
+        (["fer-export", "--target", "onnx", "--precision", "int3"], "it has fp32"),
+        (["fer-export", "--checkpoint", "{tmp}/text.pt"], "text.pt"),
+        (["fer-export", "--checkpoint", "absent.pt"], "absent.pt: no such file"),
+        (["fer-bench", "--runtime", "tflite"], "known are all, pytorch"),
+        (["fer-bench", "--model", "nowhere"], "nowhere: no such bundle"),
+        (["fer-bench", "--runtime", "onnxruntime", "--model", "{openvino}"], "runs on onnxruntime"),
+        (
+            ["fer-bench", "--runtime", "onnxruntime", "--model", "{altered}"],
+            "its contents are not those that the manifest names",
+        ),
+        (["fer-bench", "--runtime", "onnxruntime", "--model", "{onnx}", "--device", "cuda"], "CUDAExecutionProvider"),
+        (
+            ["fer-bench", "--runtime", "onnxruntime", "--model", "{onnx}", "--data", "nothing.csv"],
+            "nothing.csv: no such file or folder",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str], complaint: str, bundles: dict[str, Bundle], tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    altered = Path(shutil.copytree(bundles["onnx fp32"].path, tmp_path / "altered"))
+    (altered / "model.onnx").write_bytes(b"another model")
+    places = {
+        "tmp": tmp_path,
+        "altered": altered,
+        "onnx": bundles["onnx fp32"].path,
+        "openvino": bundles["openvino fp32"].path,
+    }
+    before = sorted(tmp_path.rglob("*"))
+    done = command(*[argument.format(**places) for argument in arguments], cwd=tmp_path)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert complaint in last
+    assert "Traceback" not in done.stderr
+    assert [path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "run"] == []
+
+
+def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: Path, command: Command) -> None:
+    """A bundle whose model was exchanged, with hashes made to match, still loads: agreement shows it."""
+    copy = Path(shutil.copytree(bundles["onnx fp32"].path, tmp_path / "copy"))
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(copy / "model.onnx")
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 2:
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(model, copy / "model.onnx")
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"]["model.onnx"] = {
+        "sha256": sha256_of(copy / "model.onnx"),
+        "bytes": (copy / "model.onnx").stat().st_size,
+    }
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    out = tmp_path / "out.json"
+    done = command("fer-bench", "--runtime", "onnxruntime", "--model", copy, "--queries", 32, "--json", out)
+    assert json.loads(out.read_text())["results"][0]["agreement"] < 0.9
+    assert done.returncode == 1, done.stderr
+    assert "departs from the reference" in done.stderr

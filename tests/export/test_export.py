@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_export import pipeline
+from fer_export.pipeline import BundleCache, Source, export, load_source, why_no_target
+from fer_export.targets import TARGETS, to_onnx
+from fer_runtimes.bundle import MANIFEST, Bundle
+from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
+from fer_runtimes.labels import LABELS
+from fer_train.checkpoint import load_checkpoint
+
+CELLS = [(target, precision) for target, row in TARGETS.items() for precision in row.tolerances]
+
+
+@pytest.mark.parametrize(("target", "precision"), CELLS)
+def test_every_cell_of_the_table_exports_and_keeps_the_answers(
+    bundles: dict[str, Bundle], target: str, precision: str
+) -> None:
+    manifest = bundles[f"{target} {precision}"].manifest
+    assert manifest.target == target
+    assert manifest.precision == precision
+    assert manifest.parity is not None
+    assert manifest.parity["error_ratio"] <= TARGETS[target].tolerances[precision].error_ratio
+    assert manifest.source["fold_proof"]["net_error"] < 1e-11
+    assert manifest.source["convolutions"] == 7
+
+
+def test_fp16_weights_halve_the_file(bundles: dict[str, Bundle]) -> None:
+    assert bundles["openvino fp16"].model_bytes < 0.6 * bundles["openvino fp32"].model_bytes
+
+
+def test_an_onnx_file_alone_says_what_it_is(bundles: dict[str, Bundle]) -> None:
+    import onnx
+
+    model = onnx.load(bundles["onnx fp32"].file(".onnx"))
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(facts["labels"]) == list(LABELS)
+    assert facts["checkpoint_sha256"] == bundles["onnx fp32"].manifest.source["checkpoint_sha256"]
+    images = model.graph.input[0]
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert images.type.tensor_type.shape.dim[0].dim_param
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Conv") == 7
+    assert "BatchNormalization" not in kinds
+
+
+def test_an_openvino_model_alone_says_what_it_is(bundles: dict[str, Bundle]) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(bundles["openvino fp32"].file(".xml"))
+    assert json.loads(model.get_rt_info(["model_info", "labels"]).value) == list(LABELS)
+
+
+def scale(source: Source) -> None:
+    source.net.scale *= 1.05
+    source.checkpoint.input["std"] /= 1.05
+
+
+def offset(source: Source) -> None:
+    source.net.offset += 0.05
+    source.checkpoint.input["mean"] -= 0.05 * source.checkpoint.input["std"]
+
+
+def weight(source: Source) -> None:
+    next(source.net.net.stages.parameters()).data[0] *= -1
+
+
+def label_order(source: Source) -> None:
+    head = source.net.net.head.fc
+    head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
+
+
+@pytest.mark.parametrize(("target", "precision"), CELLS)
+@pytest.mark.parametrize("fault", [scale, offset, weight, label_order])
+def test_a_wrong_constant_fails_parity_and_leaves_nothing(
+    source: Source, tmp_path: Path, target: str, precision: str, fault: Callable[[Source], None]
+) -> None:
+    wrong = copy.deepcopy(source)
+    fault(wrong)
+    with pytest.raises(CheckFailed, match=f"{target} {precision}, .* departs from the reference"):
+        export(wrong, target, tmp_path / "out", precision)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_converter_that_dies_leaves_the_bundle_that_was_there(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = export(source, "onnx", tmp_path).path
+    before = (path / MANIFEST).read_bytes()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(to_onnx, "convert", die)
+    with pytest.raises(KeyboardInterrupt):
+        export(source, "onnx", tmp_path)
+    assert (path / MANIFEST).read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cached_bundle_is_reused_and_a_damaged_one_made_again(checkpoint: Path) -> None:
+    cache = BundleCache(checkpoint)
+    bundle = cache.bundle("onnx")
+    model = bundle.file(".onnx")
+    first = model.stat().st_mtime_ns
+    assert BundleCache(checkpoint).bundle("onnx").file(".onnx").stat().st_mtime_ns == first
+    model.write_bytes(b"damaged")
+    said: list[str] = []
+    assert BundleCache(checkpoint, said.append).bundle("onnx").file(".onnx").stat().st_size > 1000
+    assert "damaged" in said[0]
+
+
+def test_what_cannot_be_exported_is_refused_with_what_can(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotAvailable, match="'tflite' is unknown; known are pytorch, onnx, openvino"):
+        export(source, "tflite", tmp_path)
+    with pytest.raises(NotAvailable, match="onnx has no precision 'fp16'; it has fp32"):
+        export(source, "onnx", tmp_path, "fp16")
+    monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "openvino" else object())
+    assert (
+        why_no_target("openvino")
+        == "target openvino needs openvino, not installed here; pip install 'fer-edge[export,openvino]'"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folded_checkpoint_is_not_exported_again(bundles: dict[str, Bundle]) -> None:
+    with pytest.raises(BadInput, match="is folded already"):
+        load_source(bundles["pytorch fp32"].file(".pt"))
+
+
+def test_a_folded_checkpoint_builds_the_same_net(bundles: dict[str, Bundle]) -> None:
+    checkpoint = load_checkpoint(bundles["pytorch fp32"].file(".pt"))
+    assert checkpoint.folded
+    assert (
+        sum(p.numel() for p in checkpoint.build().parameters()) == bundles["pytorch fp32"].manifest.source["parameters"]
+    )
+    with pytest.raises(BadInput, match="do not fit"):
+        dataclasses.replace(checkpoint, folded=False).build()
+
+
+def test_answers_do_not_depend_on_the_batch(bundles: dict[str, Bundle]) -> None:
+    from fer_runtimes.bundle import read_reference
+    from fer_runtimes.session import open_session
+
+    images = read_reference(bundles["onnx fp32"]).images[:9]
+    with open_session(bundles["onnx fp32"], "onnxruntime") as session:
+        single = np.concatenate([session.infer(images[i : i + 1]) for i in range(9)])
+        np.testing.assert_allclose(session.infer(images), single, atol=1e-5)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fer_runtimes.data import Faces
+from fer_train.augment import Augment, augment
+
+STILL = Augment(rotate=0, field=(1, 1), shift=0, flip=0, light=0, erase=0)
+
+
+def views(faces: Faces, how: Augment, size: int = 48, seed: int = 0) -> np.ndarray:
+    return augment(torch.from_numpy(faces.images), size, how, torch.Generator().manual_seed(seed)).numpy()
+
+
+def test_no_augmentation_leaves_the_image_as_it_is(faces: Faces) -> None:
+    np.testing.assert_allclose(views(faces, STILL)[:, 0] * 255, faces.images, atol=1e-3)
+
+
+def test_flip_mirrors_left_and_right(faces: Faces) -> None:
+    flipped = views(faces, Augment(rotate=0, field=(1, 1), shift=0, flip=1, light=0, erase=0))
+    np.testing.assert_allclose(flipped[:, 0] * 255, faces.images[:, :, ::-1], atol=1e-3)
+
+
+def test_the_generator_decides_everything(faces: Faces) -> None:
+    np.testing.assert_array_equal(views(faces, Augment()), views(faces, Augment()))
+    assert (views(faces, Augment()) != views(faces, Augment(), seed=1)).any()
+
+
+def test_views_stay_in_range_at_the_asked_size(faces: Faces) -> None:
+    made = views(faces, Augment(light=0.9, erase=1), 40)
+    assert made.shape == (len(faces), 1, 40, 40)
+    assert made.min() >= 0
+    assert made.max() <= 1
+
+
+def test_erasing_replaces_a_part_and_only_a_part(faces: Faces) -> None:
+    changed = (
+        np.abs(views(faces, Augment(rotate=0, field=(1, 1), shift=0, flip=0, light=0, erase=1)) - views(faces, STILL))
+        > 1e-6
+    )
+    share = changed.mean((1, 2, 3))
+    assert share.max() < 0.35
+    assert share.mean() > 0.02

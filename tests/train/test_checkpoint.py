@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_runtimes.errors import BadInput
+from fer_train.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_a_checkpoint_survives_writing_and_reading(checkpoint: Path, tmp_path: Path) -> None:
+    first = load_checkpoint(checkpoint)
+    save_checkpoint(tmp_path / "again.pt", first)
+    second = load_checkpoint(tmp_path / "again.pt")
+    assert second.model == first.model
+    assert all(torch.equal(first.state_dict[key], second.state_dict[key]) for key in first.state_dict)
+    assert not second.build().training
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("pwned",)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_checkpoint_that_holds_code_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pt"
+    if form == "torch":
+        torch.save({"format": 1, "model": Evil()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(BadInput, match="holds code"):
+        load_checkpoint(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_checkpoint_cut_short_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.pt"
+    path.write_bytes(checkpoint.read_bytes()[:5000])
+    with pytest.raises(BadInput, match="cut short"):
+        load_checkpoint(path)
+
+
+def test_other_classes_and_other_dicts_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "labels": ["a", "b", "c"]}, tmp_path / "three.pt")
+    with pytest.raises(BadInput, match="3 classes"):
+        load_checkpoint(tmp_path / "three.pt")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(BadInput, match="lacks format, input, labels, model, state_dict"):
+        load_checkpoint(tmp_path / "other.pt")
+    torch.save({**content, "model": {"name": "fer_repvgg_xs", "args": {}}}, tmp_path / "mixed.pt")
+    with pytest.raises(BadInput, match="do not fit"):
+        load_checkpoint(tmp_path / "mixed.pt").build()

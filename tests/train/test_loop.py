@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+
+from fer_runtimes.drawn import drawn_faces
+from fer_runtimes.errors import BadInput, NotAvailable
+from fer_train.checkpoint import load_checkpoint
+from fer_train.loop import train
+from fer_train.recipe import Recipe
+
+
+def test_training_learns(checkpoint: Path) -> None:
+    metrics = load_checkpoint(checkpoint).metrics
+    assert metrics["accuracy"] > 0.5  # chance is one in seven
+    assert metrics["chosen_by"] == "last epoch"
+
+
+def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path, csv_file: Path, command: Command) -> None:
+    options = ["--data", csv_file, "--model", "fer_mobileone_xs", "--epochs", 6, "--batch-size", 16, "--threads", 1]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = command("fer-train", *options, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "fer-train"), *map(str, options), "--out", str(broken)],
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not (broken / "resume.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "last.pt").exists() or load_checkpoint(broken / "last.pt").metrics["epoch"] < 6
+    resumed = command("fer-train", "--resume", broken)
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("last.pt", "best.pt"):
+        first, second = load_checkpoint(whole / name), load_checkpoint(broken / name)
+        assert first.metrics == second.metrics
+        assert all(torch.equal(first.state_dict[key], second.state_dict[key]) for key in first.state_dict)
+    assert (whole / "log.jsonl").read_text().count("\n") == (broken / "log.jsonl").read_text().count("\n") == 6
+
+
+def test_fine_tuning_begins_with_the_given_weights(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = Recipe(model="fer_mobileone_xs", epochs=1, batch_size=32, lr=1e-6, warmup=0)
+    tuned = train(recipe, drawn_faces(70, 1), drawn_faces(140, 2), tmp_path / "run", start=checkpoint)
+    assert tuned.metrics["began_with"]["epochs"] == 4
+    assert tuned.metrics["accuracy"] > 0.5
+    with pytest.raises(BadInput, match="do not fit"):
+        train(
+            Recipe(model="fer_repvgg_xs", epochs=1),
+            drawn_faces(70, 1),
+            drawn_faces(70, 2),
+            tmp_path / "other",
+            start=checkpoint,
+        )
+
+
+def test_a_folder_with_a_run_is_not_overwritten_and_options_may_not_change_on_resume(
+    tmp_path: Path, command: Command
+) -> None:
+    run = tmp_path / "run"
+    recipe = Recipe(model="fer_mobileone_xs", epochs=1, batch_size=32)
+    train(recipe, drawn_faces(70, 1), drawn_faces(70, 2), run)
+    with pytest.raises(BadInput, match="holds a run already"):
+        train(recipe, drawn_faces(70, 1), drawn_faces(70, 2), run)
+    with pytest.raises(BadInput, match="another data"):
+        train(recipe, drawn_faces(70, 9), drawn_faces(70, 2), run, resume=True)
+
+
+def test_a_device_that_is_not_here_is_an_error(tmp_path: Path) -> None:
+    device = "cuda:99"
+    with pytest.raises(NotAvailable, match="use --device cpu"):
+        train(Recipe(model="fer_mobileone_xs", epochs=1), drawn_faces(70, 1), drawn_faces(70, 2), tmp_path, device)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
+    recipe = Recipe(model="fer_mobileone_xs", epochs=2, batch_size=16, lr=1e12, warmup=0)
+    with pytest.raises(BadInput, match="lower --lr"):
+        train(recipe, drawn_faces(70, 1), drawn_faces(70, 2), tmp_path)
