@@ -145,7 +145,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert last.startswith("error: ")
     assert complaint in last
     assert "Traceback" not in done.stderr
-    assert [path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "run"] == []
+    assert [path for path in sorted(tmp_path.rglob("*")) if path not in before] == []
 
 
 def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: Path, command: Command) -> None:

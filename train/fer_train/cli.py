@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -14,7 +13,6 @@ from fer_runtimes import console
 if TYPE_CHECKING:
     from fer_train.recipe import Recipe
 
-RUN = "run.json"  # where a run's data and device are kept, so that --resume FOLDER is enough
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
@@ -83,7 +81,6 @@ def train(
     from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, load_faces
     from fer_runtimes.drawn import drawn_faces
     from fer_runtimes.errors import BadInput
-    from fer_runtimes.files import whole_file
     from fer_train import loop
     from fer_train.recipe import Recipe, read_recipe
 
@@ -101,7 +98,7 @@ def train(
     if resume is not None:
         plan = loop.recipe_of_run(resume)
         _refuse_changes(plan, given, recipe, out, resume)
-        begun = json.loads((resume / RUN).read_text(encoding="utf-8"))
+        begun = loop.settings_of_run(resume)
     else:
         base = read_recipe(recipe) if recipe else Recipe()
         if base.sizes and size is not None:
@@ -135,8 +132,6 @@ def train(
     )
     if resume is None:
         loop.refuse_used(folder)
-        with whole_file(folder / RUN) as aside:
-            aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -161,6 +156,7 @@ def train(
             settings.get("amp", device.startswith("cuda")),
             resume is not None,
             checkpoint,
+            settings,
             report,
             lambda done, of: progress.update(bar, completed=done, total=of),
         )

@@ -59,6 +59,7 @@ def train(
     amp: bool = False,
     resume: bool = False,
     start: Path | None = None,
+    settings: dict[str, Any] | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
     step: Callable[[int, int], None] = lambda *_: None,
 ) -> Checkpoint:
@@ -67,6 +68,7 @@ def train(
     last.pt: the averaged weights after the last epoch, chosen by nothing.
     best.pt: those of the epoch with the best accuracy on ``validation`` (its metrics say so).
     start: a checkpoint whose weights the run begins with, in place of random ones (fine-tuning)
+    settings: plain values kept with the state for whoever continues the run (``settings_of_run``)
     device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; amp: bfloat16 autocast
     report, step: called after each epoch, and after each batch with (batches done, batches in all)
     """
@@ -188,6 +190,7 @@ def train(
                     "optimizer": optimizer.state_dict(),
                     "epochs_done": epoch + 1,
                     "origin": json.dumps(origin),
+                    "settings": json.dumps(settings or {}),
                     "best": best,
                     "device": device,
                     **identity,
@@ -225,6 +228,12 @@ def refuse_used(out: Path) -> None:
 def recipe_of_run(out: Path) -> Recipe:
     """The recipe of a run that was begun in ``out``, so that --resume needs nothing else."""
     return recipe_from(json.loads(load_plain(out / RESUME, "a run to continue")["recipe"]), str(out / RESUME))
+
+
+def settings_of_run(out: Path) -> dict[str, Any]:
+    """The settings that ``train`` was given when the run in ``out`` was last active."""
+    settings: dict[str, Any] = json.loads(load_plain(out / RESUME, "a run to continue")["settings"])
+    return settings
 
 
 def _begin_with(net: nn.Module, start: Path) -> dict[str, Any]:
