@@ -9,7 +9,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint constraints clean
+.PHONY: demo test lint readme constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -29,6 +29,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The table in README.md, made again: make readme DATA=path/to/fer2013.csv
+readme: $(READY)
+	$(BIN)/fer-bench --runtime all --data $(DATA) --markdown build/readme.md --json build/readme.json
+	$(BIN)/python benchmarks/into_readme.py build/readme.md
 
 # Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
 # kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.

@@ -13,18 +13,15 @@ if TYPE_CHECKING:
 
 
 def run(app: typer.Typer) -> None:
-    """Runs a command: a FerError becomes one line on stderr and its exit code, Ctrl-C becomes 130."""
+    """Runs a command: a FerError, or a file that cannot be read or written, becomes one line on stderr and an exit code."""
     try:
         app()
     except FerError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(FerError.exit_code)
 
 
 def usable_cores() -> int:

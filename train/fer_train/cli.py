@@ -147,19 +147,24 @@ def train(
                 f"epoch {line.epoch:3d}/{line.epochs}  {line.size} px  loss {line.loss:.4f}  {watched.split} {line.accuracy:.4f}  {line.images_per_s:.0f} images/s"
             )
 
-        loop.train(
-            plan,
-            faces,
-            watched,
-            folder,
-            device,
-            settings.get("amp", device.startswith("cuda")),
-            resume is not None,
-            checkpoint,
-            settings,
-            report,
-            lambda done, of: progress.update(bar, completed=done, total=of),
-        )
+        try:
+            loop.train(
+                plan,
+                faces,
+                watched,
+                folder,
+                device,
+                settings.get("amp", device.startswith("cuda")),
+                resume is not None,
+                checkpoint,
+                settings,
+                report,
+                lambda done, of: progress.update(bar, completed=done, total=of),
+            )
+        except KeyboardInterrupt:
+            begun_anew = not (folder / loop.RESUME).exists()
+            screen.print(f"interrupted{'' if begun_anew else f'; continue with fer-train --resume {folder}'}")
+            raise
     typer.echo(f"{folder / loop.LAST}")
 
 
