@@ -192,7 +192,6 @@ def train(
                     "origin": json.dumps(origin),
                     "settings": json.dumps(settings or {}),
                     "best": best,
-                    "device": device,
                     **identity,
                 },
                 aside,
