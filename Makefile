@@ -9,7 +9,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint readme constraints clean
+.PHONY: demo test lint figures constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -30,10 +30,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The table in README.md, made again: make readme DATA=path/to/fer2013.csv
-readme: $(READY)
-	$(BIN)/fer-bench --runtime all --data $(DATA) --markdown build/readme.md --json build/readme.json
-	$(BIN)/python benchmarks/into_readme.py build/readme.md
+# The figures in README.md and the model card, made again: make figures DATA=path/to/fer2013.csv
+figures: $(READY)
+	$(BIN)/fer-bench --runtime all --data $(DATA) --queries 5000 --markdown build/figures.md --json build/figures.json
+	$(BIN)/python benchmarks/paste_results.py build/figures.md README.md docs/model-card.md
 
 # Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
 # kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.

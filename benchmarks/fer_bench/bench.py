@@ -119,6 +119,7 @@ def _row(
             "compute",
             "threads",
             "accuracy",
+            "accuracy_unseen",
             "macro_f1",
             "recall",
             "confusion",
@@ -163,6 +164,7 @@ def _row(
         recall = [None if np.isnan(value) else float(value) for value in metrics.recall(table)]
         row |= {
             "accuracy": metrics.accuracy(table),
+            "accuracy_unseen": _accuracy_unseen(faces, result.logits),
             "macro_f1": metrics.macro_f1(table),
             "recall": recall,
             "confusion": table.tolist(),
@@ -180,6 +182,13 @@ def _parity_failure(bundle: Bundle, reference: Reference, logits: NDArray[np.flo
     except CheckFailed as failure:
         return str(failure)
     return None
+
+
+def _accuracy_unseen(faces: Faces, logits: NDArray[np.float32]) -> float | None:
+    """Accuracy on the images that do not stand in the training split too; None where that was not looked for."""
+    if faces.seen is None or faces.seen.all():
+        return None
+    return float((logits.argmax(1) == faces.labels)[~faces.seen].mean())
 
 
 def _agreement(logits: NDArray[np.float32], truth: NDArray[np.floating], name: str) -> dict[str, Any]:

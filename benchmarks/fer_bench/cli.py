@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -66,7 +67,7 @@ def bench(
 
     from fer_bench import tables
     from fer_bench.bench import bench as run
-    from fer_runtimes.data import TEST_SPLITS, load_faces
+    from fer_runtimes.data import TEST_SPLITS, also_in_training, load_faces
     from fer_runtimes.errors import CheckFailed, NotAvailable
     from fer_runtimes.files import whole_file
     from fer_runtimes.session import Options
@@ -75,6 +76,8 @@ def bench(
         raise typer.BadParameter("--model names bundles that exist, --checkpoint one to export; give one of them")
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
+    if data and faces:
+        faces = replace(faces, seen=also_in_training(data, faces))
     jobs = _jobs_of_models(model, runtime) if model else _jobs_of_checkpoint(checkpoint, runtime, screen.print)
     with screen.status("measuring") as status:
         results = run(

@@ -32,6 +32,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     ),
     "device": lambda row: f"{row['device']}, {row['threads']} threads" if row["threads"] else row["device"],
     "accuracy": lambda row: f"{row['accuracy']:.2%}",
+    "unseen": lambda row: f"{row['accuracy_unseen']:.2%}",
     "macro-F1": lambda row: f"{row['macro_f1']:.4f}",
     "agreement": lambda row: f"{row['agreement']:.2%}",
     "p50 ms": _milliseconds("p50"),
@@ -79,6 +80,8 @@ def caption(results: dict[str, Any]) -> str:
         if data
         else "no data set (images of the bundles, no accuracy)"
     )
+    if data and data.get("also_in_training"):
+        on += f", of which {data['also_in_training']} stand in the training split too (“unseen” leaves them out)"
     facing = sorted({row["agreement_with"] for row in results["results"] if row["agreement_with"]})
     return (
         f"{place['cpu']}, {place['cores']} cores; {on}; latency of one image at a time, {results['queries']} queries after warm-up"

@@ -47,6 +47,7 @@ class Faces:
     labels: int64 ``[N]``, indices into ``LABELS``
     votes:  float32 ``[N, 7]``, FER+ votes per class, or None
     sha256: of the file or folder that they came from
+    seen:   bool ``[N]``, which images stand in the training split too (``also_in_training``), or None if not looked for
     """
 
     name: str
@@ -55,13 +56,16 @@ class Faces:
     labels: NDArray[np.int64]
     sha256: str
     votes: NDArray[np.float32] | None = None
+    seen: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def describe(self) -> dict[str, object]:
         """What a result file records of its data."""
-        return {"name": self.name, "split": self.split, "images": len(self), "sha256": self.sha256}
+        return {"name": self.name, "split": self.split, "images": len(self), "sha256": self.sha256} | (
+            {} if self.seen is None else {"also_in_training": int(self.seen.sum())}
+        )
 
 
 def load_faces(path: Path, splits: tuple[str, ...], votes: Path | None = None) -> Faces:
@@ -83,6 +87,21 @@ def load_faces(path: Path, splits: tuple[str, ...], votes: Path | None = None) -
     chosen = slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else rows
     vote_counts = _read_votes(votes, split, len(rows)) if votes else None
     return Faces(_name_of(path), split, images[chosen], labels[chosen], digest, vote_counts)
+
+
+def also_in_training(path: Path, faces: Faces) -> NDArray[np.bool_]:
+    """Marks, bool ``[N]``, the images of ``faces`` that stand pixel for pixel in the training split of ``path`` too.
+
+    FER2013 as published holds such copies (280 of PublicTest): a net may know them by heart.
+    Nothing is marked where ``path`` has no training split, or ``faces`` are that split.
+    """
+    if faces.split in TRAIN_SPLITS:
+        return np.zeros(len(faces), dtype=bool)
+    try:
+        known = {image.tobytes() for image in load_faces(path, TRAIN_SPLITS).images}
+    except BadInput:
+        known = set()
+    return np.array([image.tobytes() in known for image in faces.images], dtype=bool)
 
 
 def _name_of(path: Path) -> str:

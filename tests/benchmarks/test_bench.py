@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,18 @@ def test_the_tables_show_every_row(results: dict[str, object]) -> None:
     assert len(rows) == 5
     assert float(rows[0]["latency_p50_ms"]) > 0
     assert tables.terminal(results).row_count == 5
+
+
+def test_images_known_from_training_are_left_out_of_the_second_accuracy(
+    bundles: dict[str, Bundle], faces: Faces
+) -> None:
+    plain = bench([Job("onnxruntime", bundles["onnx fp32"])], faces, Options(threads=1), 32)["results"][0]
+    assert plain["accuracy_unseen"] is None
+    seen = faces.labels != 3
+    only_happy = bench([Job("onnxruntime", bundles["onnx fp32"])], replace(faces, seen=seen), Options(threads=1), 32)
+    assert only_happy["data"]["also_in_training"] == seen.sum()
+    assert only_happy["results"][0]["accuracy"] == plain["accuracy"]
+    assert only_happy["results"][0]["accuracy_unseen"] == plain["recall"][3]
 
 
 def test_without_data_there_is_agreement_with_the_bundle_and_no_accuracy(bundles: dict[str, Bundle]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, load_faces
+from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, also_in_training, load_faces
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.errors import BadInput
 from fer_runtimes.images import prepare, read_grey
@@ -157,6 +157,19 @@ def test_a_picture_reads_as_grey(tmp_path: Path) -> None:
         read_grey(tmp_path / "not.png")
 
 
+def test_copies_of_training_images_are_marked(tmp_path: Path) -> None:
+    other = ROW.replace("7 7", "8 8", 1)
+    path = write(
+        tmp_path / "copies.csv", ROW, ROW.replace("Training", "PublicTest"), other.replace("Training", "PublicTest")
+    )
+    assert also_in_training(path, load_faces(path, TEST_SPLITS)).tolist() == [True, False]
+    assert also_in_training(path, load_faces(path, TRAIN_SPLITS)).tolist() == [False]
+
+
 def test_fer2013_has_the_published_counts(fer2013: Path) -> None:
     assert len(load_faces(fer2013, TRAIN_SPLITS)) == 28_709
     assert len(load_faces(fer2013, TEST_SPLITS)) == 3_589
+
+
+def test_fer2013_holds_the_known_copies(fer2013: Path) -> None:
+    assert also_in_training(fer2013, load_faces(fer2013, TEST_SPLITS)).sum() == 280
