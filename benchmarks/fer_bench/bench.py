@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fer_bench.environment import environment
 from fer_bench.measure import Measured, measure_apart
 from fer_runtimes import metrics
-from fer_runtimes.bundle import Bundle, Reference, read_reference
+from fer_runtimes.bundle import Bundle, Manifest, Reference, read_reference
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import CheckFailed
 from fer_runtimes.images import prepare
@@ -59,7 +59,7 @@ def bench(
                     job.bundle.path,
                     job.runtime,
                     options,
-                    _images(faces, job.bundle.manifest.size, Path(scratch)),
+                    _images(faces, job.bundle.manifest, Path(scratch)),
                     queries,
                 )
             )
@@ -74,13 +74,13 @@ def bench(
     }
 
 
-def _images(faces: Faces | None, size: int, scratch: Path) -> Path | None:
-    """The prepared images in a file that each process maps, made once for each input size."""
+def _images(faces: Faces | None, manifest: Manifest, scratch: Path) -> Path | None:
+    """The prepared images in a file that each process maps, made once for each input size and crop."""
     if faces is None:
         return None
-    path = scratch / f"{size}.npy"
+    path = scratch / f"{manifest.size}-{manifest.crop}.npy"
     if not path.exists():
-        np.save(path, prepare(faces.images, size))
+        np.save(path, prepare(faces.images, manifest.size, manifest.crop))
     return path
 
 

@@ -86,7 +86,7 @@ def load_source(
         )
     say(f"checkpoint {checkpoint.name}: {loaded.model['name']}, {loaded.input['size']}x{loaded.input['size']}")
     net = deployable(loaded)
-    reference = make_reference(net, faces or drawn_faces(1024, seed=0), loaded.input["size"])
+    reference = make_reference(net, faces or drawn_faces(1024, seed=0), loaded.input["size"], loaded.input["crop"])
     digest = sha256_of(checkpoint)
     if not folding:
         return Source(loaded, digest, net, None, measure(net, reference.images[:1]), reference)
@@ -116,7 +116,14 @@ def export(
         name=bundle_name(name, target, precision, source.proof is not None),
         target=target,
         precision=precision,
-        input={"name": "images", "shape": ["N", 1, size, size], "dtype": "uint8", "layout": "NCHW", "colour": "grey"},
+        input={
+            "name": "images",
+            "shape": ["N", 1, size, size],
+            "dtype": "uint8",
+            "layout": "NCHW",
+            "colour": "grey",
+            "crop": source.checkpoint.input["crop"],
+        },
         output={"name": "logits", "shape": ["N", len(LABELS)], "dtype": "float32"},
         source={
             "checkpoint_sha256": source.checkpoint_sha256,

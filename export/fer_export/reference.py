@@ -19,7 +19,7 @@ FACES = 448
 SMALLEST_MARGINS = 48
 
 
-def make_reference(net: nn.Module, faces: Faces, size: int, seed: int = 0) -> Reference:
+def make_reference(net: nn.Module, faces: Faces, size: int, crop: float = 1.0, seed: int = 0) -> Reference:
     """Chooses images from ``faces`` and adds hard ones; answers them with ``net`` in float64 and float32.
 
     net: the unfolded net, float32, eval, taking uint8 ``[N, 1, S, S]``. The images: faces at random,
@@ -28,7 +28,7 @@ def make_reference(net: nn.Module, faces: Faces, size: int, seed: int = 0) -> Re
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(faces))
-    pool = prepare(np.asarray(faces.images[np.sort(order[:4096])]), size)
+    pool = prepare(np.asarray(faces.images[np.sort(order[:4096])]), size, crop)
     plain = "drawn face" if faces.name == "drawn-faces" else "face"
     ranked = np.argsort(_margins(_answers(net, pool)))
     closest, others = ranked[:SMALLEST_MARGINS], np.sort(ranked[SMALLEST_MARGINS : SMALLEST_MARGINS + FACES])

@@ -51,6 +51,11 @@ class Manifest:
         """Side of the square input, pixels."""
         return int(self.input["shape"][-1])
 
+    @property
+    def crop(self) -> float:
+        """Share of a face's side that the net is shown (``prepare``)."""
+        return float(self.input["crop"])
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -131,7 +136,7 @@ def read_bundle(path: Path) -> Bundle:
         if content["format"] != FORMAT:
             raise BadInput(f"{path}: bundle format {content['format']}, this version reads {FORMAT}")
         manifest = Manifest(**{**content, "labels": tuple(content["labels"])})
-        size = manifest.size
+        size, _ = manifest.size, manifest.crop
         names = list(manifest.files)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise BadInput(f"{file}: not a manifest ({type(error).__name__}: {error}); export the bundle again") from error

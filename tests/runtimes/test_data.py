@@ -145,6 +145,11 @@ def test_prepare_crops_to_the_centre_square_and_resizes() -> None:
     wide[:, :, 24:72] = 200
     assert (prepare(wide, 48) == 200).all()
     assert prepare(wide, 64).shape == (1, 1, 64, 64)
+    framed = np.full((1, 48, 48), 9, np.uint8)
+    framed[:, 3:45, 3:45] = 100
+    assert prepare(framed, 48, crop=0.875).min() > 50
+    with pytest.raises(BadInput, match="crop is 0"):
+        prepare(framed, 48, crop=0)
     with pytest.raises(BadInput, match=r"expected uint8 \[N, H, W\]"):
         prepare(wide.astype(np.float32), 48)
 

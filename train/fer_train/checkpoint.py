@@ -27,7 +27,7 @@ class Checkpoint:
     """A trained net and what must be known of it.
 
     model: ``name`` and ``args``, what ``build_net`` takes beside the input size
-    input: ``size`` (pixels), ``channels`` (1), ``mean`` and ``std`` of grey in 0..1
+    input: ``size`` (pixels), ``crop`` (share of the face shown), ``channels`` (1), ``mean`` and ``std`` of grey in 0..1
     state_dict: of the net as trained (branches apart), or of the folded net if ``folded``
     """
 

@@ -114,7 +114,7 @@ def train(
         (out / LOG).unlink(missing_ok=True)
 
     images = torch.from_numpy(np.array(faces.images)).to(device)  # a copy: the data is memory-mapped, read-only
-    held_out = torch.from_numpy(prepare(validation.images, recipe.size)).to(device)
+    held_out = torch.from_numpy(prepare(validation.images, recipe.size, recipe.crop)).to(device)
     soft = torch.from_numpy(targets).to(device)
     checkpoint: Checkpoint | None = None
     for epoch in range(first, recipe.epochs):
@@ -148,7 +148,7 @@ def train(
         figures = evaluate(average.module, held_out, validation.labels, mean, std)
         checkpoint = Checkpoint(
             model={"name": recipe.model, "args": _net_args(recipe)},
-            input={"size": recipe.size, "channels": 1, "mean": mean, "std": std},
+            input={"size": recipe.size, "crop": recipe.crop, "channels": 1, "mean": mean, "std": std},
             state_dict={key: value.detach().cpu().clone() for key, value in average.module.state_dict().items()},
             recipe=recipe.to_dict(),
             metrics={

@@ -21,6 +21,7 @@ class Recipe:
     sizes: (from this share of the epochs on, views of this many pixels): smaller views early
         cost less and regularise; the last must be the net's input size
     lr: peak learning rate of SGD (Nesterov), reached after ``warmup`` epochs, then a cosine to 0
+    crop: share of a face's side that the trained net is shown: views zoom in by their mean ``field``
     votes: weight of FER+ votes in the target, where votes are given; the rest is the hard label
     smoothing: of the hard label
     ema: decay of the weights' moving average, per step; the average is what is saved
@@ -29,6 +30,7 @@ class Recipe:
     model: str = "fer_mobileone_s"
     size: int = 48
     stem_stride: int | None = None
+    crop: float = 1.0
     sizes: tuple[tuple[float, int], ...] = ()
     epochs: int = 40
     batch_size: int = 128
