@@ -95,7 +95,7 @@ def bench(
         if path is not None:
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
-    Console(highlight=False, width=None if screen.is_terminal else 160).print(tables.terminal(results))
+    Console(highlight=False, width=None if screen.is_terminal else 200).print(tables.terminal(results))
     failed = [row for row in results["results"] if row["error"]]
     for row in failed:
         screen.print(f"{row['runtime']}: {row['error']}")

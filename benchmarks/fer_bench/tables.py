@@ -30,7 +30,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "precision": lambda row: (
         row["precision"] if row["precision"] == row["compute"] else f"{row['precision']} (computed in {row['compute']})"
     ),
-    "device": lambda row: f"{row['device']}, {row['threads']} threads" if row["threads"] else row["device"],
+    "device": lambda row: f"{row['device']} x{row['threads']}" if row["threads"] else row["device"],
     "accuracy": lambda row: f"{row['accuracy']:.2%}",
     "unseen": lambda row: f"{row['accuracy_unseen']:.2%}",
     "macro-F1": lambda row: f"{row['macro_f1']:.4f}",
@@ -96,7 +96,7 @@ def terminal(results: dict[str, Any]) -> Table:
     headings, rows = cells(results)
     table = Table(caption=caption(results), caption_justify="left")
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i > 2 else "left")
+        table.add_column(heading, justify="right" if i > 3 else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
