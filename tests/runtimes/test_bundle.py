@@ -53,7 +53,7 @@ def test_a_manifest_that_reaches_outside_is_refused(copy: Path, name: str) -> No
     [
         ({"format": 2}, "bundle format 2"),
         ({"labels": ["cat", "dog"]}, "classes cat, dog"),
-        ({"input": {"shape": ["N", 3, 48, 48], "dtype": "uint8"}}, "expected uint8"),
+        ({"input": {"shape": ["N", 3, 48, 48], "dtype": "uint8", "crop": 1.0}}, "expected uint8"),
         ({"input": {}}, "not a manifest"),
         ({"surprise": 1}, "not a manifest"),
     ],
