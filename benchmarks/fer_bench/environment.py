@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from fer_runtimes.console import usable_cores
-
-_PACKAGES = ("fer-edge", "numpy", "torch", "timm", "onnxruntime", "openvino")
+from fer_runtimes.versions import installed_versions
 
 
 def environment() -> dict[str, Any]:
@@ -22,7 +20,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "commit": _commit(),
-        "versions": _versions(),
+        "versions": installed_versions(),
     }
 
 
@@ -54,13 +52,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if tracked.returncode == 0 and found.returncode == 0 else None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,12 @@ from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.files import cache_dir, sha256_of
 from fer_runtimes.labels import LABELS
 from fer_runtimes.session import Options, open_session, why_not
+from fer_runtimes.versions import installed_versions
 
 if TYPE_CHECKING:
     from fer_export.fold import FoldProof, Size
     from fer_train.checkpoint import Checkpoint
     from fer_train.deploy import Deployable
-
-_PACKAGES = ("fer-edge", "torch", "timm", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "numpy")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def export(
             "metrics": source.checkpoint.metrics,
             "recipe": source.checkpoint.recipe,
         },
-        versions=_versions(),
+        versions={"python": platform.python_version(), **installed_versions()},
         files={},
     )
     with writing_bundle(out / manifest.name) as folder:
@@ -184,7 +182,7 @@ class BundleCache:
         self._checkpoint, self._say = checkpoint, say
         self._model = load_checkpoint(checkpoint).model["name"]
         self._sources: dict[bool, Source] = {}
-        key = sha256(repr((sha256_of(checkpoint), sorted(_versions().items()))).encode()).hexdigest()[:16]
+        key = sha256(repr((sha256_of(checkpoint), sorted(installed_versions().items()))).encode()).hexdigest()[:16]
         self.folder = cache_dir() / "bundles" / key
 
     def bundle(self, target: str, precision: str = "fp32", folding: bool = True) -> Bundle:
@@ -204,13 +202,3 @@ class BundleCache:
 def bundle_name(model: str, target: str, precision: str, folding: bool) -> str:
     """The folder's name, e.g. ``fer_mobileone_s-onnx-fp32``."""
     return "-".join([model, target, precision, *([] if folding else ["unfolded"])])
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
