@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -99,6 +100,9 @@ def bench(
     failed = [row for row in results["results"] if row["error"]]
     for row in failed:
         screen.print(f"{row['runtime']}: {row['error']}")
+    for row in results["results"]:
+        for note in row["notes"] or []:
+            screen.print(f"{row['runtime']}: {note}")
     if broken := [row["parity_failure"] for row in results["results"] if row["parity_failure"]]:
         raise CheckFailed("; ".join(broken))
     if failed and (ALL not in runtime or len(failed) == len(jobs)):
@@ -154,7 +158,9 @@ def _named(runtimes: list[str]) -> list[str]:
 
     if unknown := [name for name in runtimes if name not in ENGINES and name != ALL]:
         raise BadInput(f"runtime {unknown[0]!r} is unknown; known are {ALL}, {', '.join(ENGINES)}")
-    return [name for name in ENGINES if name != "null"] if ALL in runtimes else list(dict.fromkeys(runtimes))
+    if ALL not in runtimes:
+        return list(dict.fromkeys(runtimes))
+    return [name for name, row in ENGINES.items() if name != "null" and row.system in ("", platform.system())]
 
 
 def _job(runtime: str, bundle: Callable[[], Bundle]) -> Job:

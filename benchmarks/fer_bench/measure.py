@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fer_bench.latency import Latency, measure
 from fer_runtimes.bundle import read_bundle, read_reference
+from fer_runtimes.engines import ENGINES
 from fer_runtimes.errors import FerError
 from fer_runtimes.session import Options, open_session
 
@@ -28,9 +29,9 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Measured:
-    """What the process brings back. logits: float32 of the data's images, or None; reference_logits: of the bundle's own."""
+    """What the process brings back. latency: None where it would say nothing of the engine. logits: float32 of the data's images, or None; reference_logits: of the bundle's own."""
 
-    latency: Latency
+    latency: Latency | None
     load_ms: float
     peak_rss_bytes: int
     report: dict[str, Any]
@@ -59,14 +60,16 @@ def _measure(bundle_path: Path, runtime: str, options: Options, images: Path | N
     began = time.perf_counter()
     with open_session(bundle, runtime, options) as session:
         load_ms = (time.perf_counter() - began) * 1e3
-        latency = measure(session, faces if faces is not None else reference.images, queries)
+        latency = None
+        if ENGINES[runtime].timed:
+            latency = measure(session, faces if faces is not None else reference.images, queries)
         logits = None
         if faces is not None:
             logits = np.concatenate(
                 [session.infer(np.asarray(faces[i : i + BATCH])) for i in range(0, len(faces), BATCH)]
             )
-        report = vars(session.report())
-        return Measured(latency, load_ms, _peak_rss(), report, logits, session.infer(reference.images))
+        reference_logits = session.infer(reference.images)
+        return Measured(latency, load_ms, _peak_rss(), vars(session.report()), logits, reference_logits)
 
 
 def _peak_rss() -> int:

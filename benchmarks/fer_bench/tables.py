@@ -129,7 +129,7 @@ def comma_separated(results: dict[str, Any]) -> str:
     for row in results["results"]:
         latency = row["latency_ms"] or {}
         flat.append(
-            {key: value for key, value in row.items() if key not in ("latency_ms", "recall", "confusion")}
+            {key: value for key, value in row.items() if key not in ("latency_ms", "notes", "recall", "confusion")}
             | {
                 f"latency_{key}_ms" if key != "count" else "queries": latency.get(key)
                 for key in ("p50", "p90", "p99", "mean", "count")

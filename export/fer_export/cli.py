@@ -28,6 +28,10 @@ def export(
         typer.Option(help="Real faces for the parity check (fer2013.csv or a folder). Without it, drawn faces serve."),
     ] = None,
     fold: Annotated[bool, typer.Option(help="Fold reparameterised branches into plain convolutions.")] = True,
+    deployment_target: Annotated[
+        Optional[str],
+        typer.Option(help="Core ML: the oldest system to run on, iOS15 to iOS18. Default: iOS16, macOS 13."),
+    ] = None,
     list_targets: Annotated[
         bool, typer.Option("--list", help="List targets, their precisions, and what each lacks here.")
     ] = False,
@@ -40,6 +44,8 @@ def export(
 
     * `fer-export --target openvino --checkpoint runs/s0/best.pt --precision fp16 --out build/`
 
+    * `fer-export --target coreml --precision fp16 --deployment-target iOS17`
+
     * `fer-export --target all --data fer2013.csv`
     """
     from rich.console import Console
@@ -51,13 +57,16 @@ def export(
         for name, row in TARGETS.items():
             typer.echo(f"{name:10s} {','.join(row.tolerances):10s} {why_no_target(name) or 'can be exported here'}")
         return
-    from fer_export.pipeline import check_available, load_source, shipped_checkpoint
+    from fer_export.pipeline import check_available, choose_settings, load_source, shipped_checkpoint
     from fer_export.pipeline import export as run
 
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     chosen = _every_target(precision, screen.print) if target == "all" else [target]
     for name in chosen:
         check_available(name, precision)
+    settings = {"deployment_target": deployment_target} if deployment_target else {}
+    if target != "all":
+        choose_settings(target, settings)
     faces = None
     if data is not None:
         from fer_runtimes.data import TEST_SPLITS, load_faces
@@ -65,7 +74,8 @@ def export(
         faces = load_faces(data, TEST_SPLITS)
     source = load_source(checkpoint or shipped_checkpoint(), faces, fold, screen.print)
     for name in chosen:
-        typer.echo(run(source, name, out, precision, screen.print).path)
+        taken = {key: value for key, value in settings.items() if target != "all" or key in TARGETS[name].settings}
+        typer.echo(run(source, name, out, precision, screen.print, taken).path)
 
 
 def _every_target(precision: str, say: Callable[[str], None]) -> list[str]:

@@ -98,9 +98,16 @@ def load_source(
 
 
 def export(
-    source: Source, target: str, out: Path, precision: str = "fp32", say: Callable[[str], None] = lambda _: None
+    source: Source,
+    target: str,
+    out: Path,
+    precision: str = "fp32",
+    say: Callable[[str], None] = lambda _: None,
+    settings: dict[str, str] | None = None,
 ) -> Bundle:
     """Converts a source to one target, checks it in that target's engine, and returns the bundle under ``out``.
+
+    settings: what the target's row allows beyond the precision, e.g. ``{"deployment_target": "iOS17"}``.
 
     Raises NotAvailable for a target or precision that cannot be had here, CheckFailed if the
     engine gives other answers; in each case nothing is left under ``out``.
@@ -109,6 +116,7 @@ def export(
 
     check_available(target, precision)
     row, tolerance = TARGETS[target], TARGETS[target].tolerances[precision]
+    chosen = choose_settings(target, settings or {})
     name, size = source.checkpoint.model["name"], source.checkpoint.input["size"]
     manifest = Manifest(
         name=bundle_name(name, target, precision, source.proof is not None),
@@ -136,20 +144,37 @@ def export(
         },
         versions={"python": platform.python_version(), **installed_versions()},
         files={},
+        build=chosen or None,
     )
     with writing_bundle(out / manifest.name) as folder:
         module, _, function = row.converter.partition(":")
-        getattr(importlib.import_module(module), function)(source, precision, folder)
+        getattr(importlib.import_module(module), function)(source, precision, folder, **chosen)
         source.reference.save(folder)
         bundle = write_manifest(folder, manifest)
         with open_session(read_bundle(folder), row.runtime, Options(threads=1)) as session:
             parity = check_session(session, source.reference, tolerance, f"{target} {precision}")
+            notes = session.report().notes
         write_manifest(folder, replace(bundle.manifest, parity=parity.to_dict() | {"tolerance": asdict(tolerance)}))
     say(
         f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e} "
         f"({parity.error_ratio:.1f}x float32 PyTorch's), top-1 agreement {parity.top1_agreement:.4f}, {parity.certified:.1%} of labels certified"
     )
+    for note in notes:
+        say(f"{target} {precision}: {note}")
     return read_bundle(out / manifest.name)
+
+
+def choose_settings(target: str, given: dict[str, str]) -> dict[str, str]:
+    """Every setting of a target, as given or by default. Raises BadInput for one that it does not take."""
+    allowed = TARGETS[target].settings
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')}"
+        if name not in allowed:
+            takers = [other for other, row in TARGETS.items() if name in row.settings]
+            raise BadInput(f"target {target} takes no {option}; it is for {', '.join(takers)}")
+        if value not in allowed[name]:
+            raise BadInput(f"{option} is {value!r}; target {target} takes {', '.join(allowed[name])}")
+    return {name: given.get(name, values[0]) for name, values in allowed.items()}
 
 
 def shipped_checkpoint() -> Path:

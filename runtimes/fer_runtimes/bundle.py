@@ -44,6 +44,7 @@ class Manifest:
     parity: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     accuracy: dict[str, Any] | None = None
+    build: dict[str, Any] | None = None
     format: int = FORMAT
 
     @property

@@ -10,6 +10,7 @@ does lives in one file of ``fer_runtimes/engines``, found through the table ``EN
 from __future__ import annotations
 
 import importlib
+import platform
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -24,6 +25,8 @@ from fer_runtimes.engines import ENGINES
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.labels import LABELS
 
+_SYSTEMS = {"Darwin": "macOS"}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -35,17 +38,26 @@ class Options:
 
 @dataclass(frozen=True)
 class Report:
-    """What an engine really uses, read back from it rather than repeated from the request."""
+    """What an engine really uses, read back from it rather than repeated from the request.
+
+    notes: what a user should know of this run, a sentence each
+    """
 
     device: str
     provider: str
     compute: str
     threads: int
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class Session(ABC):
-    """A model opened in an engine. An engine's class takes (bundle, options) and fills three methods."""
+    """A model opened in an engine. An engine's class takes (bundle, options) and fills three methods.
+
+    batches: False where the engine is given one image at a time whatever ``infer`` is given
+    """
+
+    batches = True
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         if options.threads < 1:
@@ -96,6 +108,9 @@ def why_not(runtime: str) -> str | None:
     engine = ENGINES.get(runtime)
     if engine is None:
         return f"runtime {runtime!r} is unknown; known are {', '.join(ENGINES)}"
+    if engine.system not in ("", platform.system()):
+        others = [name for name in runtimes_for(engine.targets[0]) if name != runtime]
+        return f"runtime {runtime} runs on {_SYSTEMS.get(engine.system, engine.system)} alone; here use {' or '.join(others)}"
     missing = [module for module in engine.needs if find_spec(module) is None]
     if missing:
         return f"runtime {runtime} needs {', '.join(missing)}, not installed here; {engine.install}"

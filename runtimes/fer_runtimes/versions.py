@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("fer-edge", "torch", "timm", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "numpy")
+_PACKAGES = (
+    "fer-edge",
+    "torch",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxslim",
+    "onnxruntime",
+    "openvino",
+    "coremltools",
+    "numpy",
+)
 
 
 def installed_versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -21,12 +22,18 @@ PAIRS = [
     ("openvino", "openvino fp32"),
     ("openvino", "openvino fp16"),
     ("openvino", "onnx fp32"),
+    ("coreml-reference", "coreml fp32"),
+    ("coreml-reference", "coreml fp16"),
     ("null", "onnx fp32"),
 ]
+# What these report: (compute, threads). All others compute in fp32 on the threads they are given.
+USED = {("null", "onnx fp32"): ("none", 0), ("coreml-reference", "coreml fp16"): ("fp16", 1)}
 
 
 def test_every_runtime_of_the_table_is_tested_here() -> None:
-    assert {runtime for runtime, _ in PAIRS} == set(ENGINES)
+    assert {runtime for runtime, _ in PAIRS} == {
+        name for name, engine in ENGINES.items() if engine.system in ("", platform.system())
+    }
 
 
 @pytest.mark.parametrize(("runtime", "bundle"), PAIRS)
@@ -40,8 +47,7 @@ def test_a_runtime_answers_batches_and_reports_what_it_uses(
         assert logits.shape == (5, 7)
         np.testing.assert_allclose(session.infer(images[2:3]), logits[2:3], atol=1e-4)
         report = session.report()
-    assert report.compute == ("none" if runtime == "null" else "fp32")
-    assert report.threads == (0 if runtime == "null" else 1)
+    assert (report.compute, report.threads) == USED.get((runtime, bundle), ("fp32", 1))
 
 
 @pytest.mark.parametrize(("runtime", "bundle"), PAIRS)
@@ -130,7 +136,7 @@ def test_a_runtime_says_in_one_line_why_it_cannot_run(monkeypatch: pytest.Monkey
     assert "unknown" in str(why_not("tflite"))
     monkeypatch.setattr(sessions, "find_spec", lambda _: None)
     for name, engine in ENGINES.items():
-        if engine.needs:
+        if engine.needs and engine.system in ("", platform.system()):
             assert (
                 why_not(name) == f"runtime {name} needs {', '.join(engine.needs)}, not installed here; {engine.install}"
             )
@@ -138,3 +144,9 @@ def test_a_runtime_says_in_one_line_why_it_cannot_run(monkeypatch: pytest.Monkey
 
 def test_runtimes_are_found_for_a_target() -> None:
     assert runtimes_for("onnx") == ["onnxruntime", "openvino"]
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML can run here")
+def test_core_ml_off_macos_is_refused_with_what_stands_in_for_it(bundles: dict[str, Bundle]) -> None:
+    with pytest.raises(NotAvailable, match="runtime coreml runs on macOS alone; here use coreml-reference"):
+        open_session(bundles["coreml fp16"], "coreml")

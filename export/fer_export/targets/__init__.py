@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fer_runtimes.parity import Tolerance
 
@@ -12,17 +12,25 @@ FP32 = Tolerance(error_ratio=10, mean_kl=1e-9, flip_margin=1e-3)
 # Weights rounded to float16: their relative error is 2**13 times float32's. The logits' error
 # follows in proportion, less what averages out over each sum.
 FP16_WEIGHTS = Tolerance(error_ratio=2**13, mean_kl=1e-5, flip_margin=0.05)
+# Every op rounded to float16: each rounding of float32 PyTorch's becomes one 2**13 times as large,
+# so the ratio of their sums is at most that, the order of summation aside.
+FP16 = Tolerance(error_ratio=2**13, mean_kl=1e-4, flip_margin=0.1)
 
 
 @dataclass(frozen=True)
 class Target:
-    """converter: dotted name of ``convert``; runtime: the engine that checks it; tolerances: one per precision that it has."""
+    """A row of the table.
+
+    converter: dotted name of ``convert``; runtime: the engine that checks it; tolerances: one per precision that it has
+    settings: the values that each further keyword of ``convert`` may take, its default first
+    """
 
     converter: str
     runtime: str
     needs: tuple[str, ...]
     install: str
     tolerances: dict[str, Tolerance]
+    settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 TARGETS: dict[str, Target] = {
@@ -40,5 +48,14 @@ TARGETS: dict[str, Target] = {
         ("onnx", "onnxscript", "onnxslim", "openvino"),
         "pip install 'fer-edge[export,openvino]'",
         {"fp32": FP32, "fp16": FP16_WEIGHTS},
+    ),
+    "coreml": Target(
+        "fer_export.targets.to_coreml:convert",
+        "coreml-reference",
+        ("coremltools",),
+        "pip install 'fer-edge[export,coreml]'",
+        {"fp32": FP32, "fp16": FP16},
+        # iOS 16 and macOS 13 run on every device since 2017; later ones have ops that fuse more
+        {"deployment_target": ("iOS16", "iOS15", "iOS17", "iOS18")},
     ),
 }

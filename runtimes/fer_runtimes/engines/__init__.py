@@ -7,12 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Engine:
-    """opener: dotted name of a Session class; targets: bundles it runs, () for any; needs: modules; install: the remedy."""
+    """A row of the table.
+
+    opener: dotted name of a Session class; targets: bundles it runs, () for any; needs: modules; install: the remedy
+    system: the one operating system that has it (``platform.system()``), "" for any
+    timed: False where the time it takes says nothing of the engine that it stands for
+    """
 
     opener: str
     targets: tuple[str, ...]
     needs: tuple[str, ...]
     install: str
+    system: str = ""
+    timed: bool = True
 
 
 ENGINES: dict[str, Engine] = {
@@ -27,6 +34,20 @@ ENGINES: dict[str, Engine] = {
         ("openvino", "onnx"),
         ("openvino",),
         "pip install 'fer-edge[openvino]'",
+    ),
+    "coreml": Engine(
+        "fer_runtimes.engines.coreml:CoreMLSession",
+        ("coreml",),
+        ("coremltools",),
+        "pip install 'fer-edge[coreml]'",
+        system="Darwin",
+    ),
+    "coreml-reference": Engine(
+        "fer_runtimes.engines.coreml_reference:CoreMLReferenceSession",
+        ("coreml",),
+        ("coremltools",),
+        "pip install 'fer-edge[coreml]'",
+        timed=False,
     ),
     "null": Engine("fer_runtimes.engines.null:NullSession", (), (), ""),
 }

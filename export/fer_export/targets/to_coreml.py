@@ -1,0 +1,108 @@
+"""Core ML: an ML Program package, a classifier of grey images, checked by executing what was saved."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_export.pipeline import Source
+from fer_runtimes.labels import LABELS
+from fer_runtimes.mil.program import quiet_coremltools
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+# Nodes that torch.export leaves and coremltools does not know; each only hands its input on.
+_PASSED_THROUGH = ("aten.alias.default", "aten.lift_fresh_copy.default")
+
+
+def convert(source: Source, precision: str, folder: Path, deployment_target: str) -> None:
+    """Writes ``model.mlpackage``: a grey image of S x S in; class label, probabilities and ``logits`` out.
+
+    The conversion runs in two steps, since coremltools 9.0 cannot name the outputs of a
+    ``torch.export`` program and make it a classifier in one.
+    """
+    with quiet_coremltools(), _quiet():
+        import coremltools as ct
+
+        size = source.checkpoint.input["size"]
+        image = ct.ImageType("images", (1, 1, size, size), color_layout=ct.colorlayout.GRAYSCALE)
+        common: dict[str, Any] = {
+            "inputs": [image],
+            "minimum_deployment_target": ct.target[deployment_target],
+            "compute_precision": {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}[precision],
+        }
+        program = ct.convert(
+            _exported(source),
+            convert_to="milinternal",
+            outputs=[ct.TensorType("logits"), ct.TensorType("probabilities")],
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            **common,
+        )
+        program.functions["main"].set_output_types(None)  # else it is refused for the outputs that a classifier adds
+        model = ct.convert(
+            program,
+            classifier_config=ct.ClassifierConfig(list(LABELS), predicted_probabilities_output="probabilities"),
+            skip_model_load=True,
+            **common,
+        )
+        _describe(model, source)
+        model.save(str(folder / "model.mlpackage"))
+    # coremltools' debugging aid for another project; Core ML does not read it
+    (folder / "model.mlpackage" / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+
+
+def _exported(source: Source) -> ExportedProgram:
+    """Float image in, logits and probabilities out, in the few operators that coremltools converts."""
+    import torch
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = source.net
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.net(images)
+            return logits, logits.softmax(1)
+
+    size = source.checkpoint.input["size"]
+    program: ExportedProgram = torch.export.export(
+        Classifier().eval(), (torch.zeros(1, 1, size, size),)
+    ).run_decompositions({})
+    for node in list(program.graph.nodes):
+        if str(node.target) in _PASSED_THROUGH:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    return program
+
+
+def _describe(model: Any, source: Source) -> None:
+    """What Xcode shows, and the facts that every format carries."""
+    from importlib.metadata import metadata
+
+    facts = metadata("fer-edge")
+    model.author = facts["Author"]
+    model.license = facts["License-Expression"]
+    model.version = facts["Version"]
+    model.short_description = f"Facial expression of a face that fills a grey image: {', '.join(LABELS)}."
+    model.input_description["images"] = "A face, grey, cropped as the bundle's manifest says."
+    model.output_description["classLabel"] = "The most probable expression."
+    model.output_description["classLabel_probs"] = "The probability of each expression."
+    model.output_description["logits"] = "What the softmax was taken of, in the order of the labels."
+    model.user_defined_metadata["com.apple.coreml.model.preview.type"] = "imageClassifier"
+    for key, value in source.describe().items():
+        model.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """coremltools draws a progress bar for each of its pipelines."""
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        yield

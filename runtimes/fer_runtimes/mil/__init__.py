@@ -1,0 +1,1 @@
+"""Core ML's ML Programs (MIL), read from a saved package and executed op by op on numpy."""
