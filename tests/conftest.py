@@ -11,6 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from fer_export.pipeline import Source
 from fer_runtimes.bundle import Bundle
@@ -117,3 +127,22 @@ def command() -> Command:
 
 def random_images(count: int, size: int = 48) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 1, size, size), dtype=np.uint8)
+
+
+def write_key(
+    path: Path,
+    key: PrivateKeyTypes | None = None,
+    form: PrivateFormat = PrivateFormat.OpenSSH,
+    encryption: KeySerializationEncryption | None = None,
+) -> Path:
+    """A private key in a file, by default a new ed25519 one; beside it the public one as OpenSSH writes it, the file's name as comment."""
+    key = key or Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, form, encryption or NoEncryption()))
+    if not isinstance(key, Ed448PrivateKey):  # OpenSSH has none
+        line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        public_of(path).write_text(f"{line} {path.name}\n")
+    return path
+
+
+def public_of(key: Path) -> Path:
+    return key.with_name(key.name + ".pub")

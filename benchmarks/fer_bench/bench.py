@@ -26,11 +26,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Job:
-    """One row to be: a runtime and the bundle it is to run, or why it cannot."""
+    """One row to be: a runtime and the bundle it is to run, or why it cannot.
+
+    signed_by: name of the trusted key that signed the bundle, where that was asked
+    """
 
     runtime: str
     bundle: Bundle | None
     error: str | None = None
+    signed_by: str | None = None
 
 
 def bench(
@@ -108,6 +112,7 @@ def _row(
         "precision": manifest and manifest.precision,
         "bundle": manifest and manifest.name,
         "bundle_sha256": job.bundle and job.bundle.digest,
+        "signed_by": job.signed_by,
         "folded": manifest and manifest.source.get("folded"),
         "error": result if isinstance(result, str) else None,
         "parity_failure": None,

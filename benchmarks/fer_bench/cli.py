@@ -45,6 +45,9 @@ def bench(
     device: Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")] = 0,
     queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime.")] = 1024,
+    require_signature: Annotated[
+        bool, typer.Option("--require-signature", help="Run only bundles signed by a trusted key (docs/bundle.md).")
+    ] = False,
     list_runtimes: Annotated[bool, typer.Option("--list", help="List runtimes and what each lacks here.")] = False,
 ) -> None:
     """Measures runtimes on the same model and the same images, each in a process of its own.
@@ -69,17 +72,21 @@ def bench(
     from fer_bench import tables
     from fer_bench.bench import bench as run
     from fer_runtimes.data import TEST_SPLITS, also_in_training, load_faces
-    from fer_runtimes.errors import CheckFailed, NotAvailable
+    from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
     from fer_runtimes.files import whole_file
     from fer_runtimes.session import Options
 
     if model and checkpoint:
         raise typer.BadParameter("--model names bundles that exist, --checkpoint one to export; give one of them")
+    if require_signature and not model:
+        raise BadInput("--require-signature needs --model: what is exported on the fly is not signed")
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
     if data and faces:
         faces = replace(faces, seen=also_in_training(data, faces))
     jobs = _jobs_of_models(model, runtime) if model else _jobs_of_checkpoint(checkpoint, runtime, screen.print)
+    if require_signature:
+        jobs = [_signed(job) for job in jobs]
     with screen.status("measuring") as status:
         results = run(
             jobs,
@@ -135,6 +142,18 @@ def _jobs_of_models(models: list[Path], runtimes: list[str]) -> list[Job]:
             )
         jobs += [Job(name, bundle, why_not(name)) for bundle in fitting]
     return sorted(jobs, key=_order) if jobs else [Job(runtimes[0], None, "no bundle to run")]
+
+
+def _signed(job: Job) -> Job:
+    """The job with the name of its bundle's signer. Raises BadInput if no trusted key signed it."""
+    from fer_runtimes.errors import BadInput
+    from fer_runtimes.signing import trusted_signer
+
+    if job.bundle is None:
+        return job
+    if (name := trusted_signer(job.bundle.path)) is None:
+        raise BadInput(f"{job.bundle.path}: not signed; sign it with fer-export --model {job.bundle.path} --sign KEY")
+    return replace(job, signed_by=name)
 
 
 def _jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callable[[str], None]) -> list[Job]:

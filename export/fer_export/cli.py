@@ -15,6 +15,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def export(
+    context: typer.Context,
     target: Annotated[str, typer.Option(help="What to export to, or `all` that can be exported here.")] = "onnx",
     checkpoint: Annotated[
         Optional[Path], typer.Option(help="Checkpoint of fer-train. Default: the shipped one.")
@@ -32,6 +33,13 @@ def export(
         Optional[str],
         typer.Option(help="Core ML: the oldest system to run on, iOS15 to iOS18. Default: iOS16, macOS 13."),
     ] = None,
+    sign: Annotated[
+        Optional[Path], typer.Option(metavar="KEY", help="Sign the bundle with this OpenSSH ed25519 private key.")
+    ] = None,
+    model: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Bundle to sign as it stands, with nothing exported; can be given several times."),
+    ] = None,
     list_targets: Annotated[
         bool, typer.Option("--list", help="List targets, their precisions, and what each lacks here.")
     ] = False,
@@ -47,6 +55,10 @@ def export(
     * `fer-export --target coreml --precision fp16 --deployment-target iOS17`
 
     * `fer-export --target all --data fer2013.csv`
+
+    * `fer-export --target onnx --sign ~/.ssh/id_ed25519`
+
+    * `fer-export --model build/fer_mobileone_s-onnx-fp32 --sign ~/.ssh/id_ed25519`
     """
     from rich.console import Console
 
@@ -56,6 +68,9 @@ def export(
     if list_targets:
         for name, row in TARGETS.items():
             typer.echo(f"{name:10s} {','.join(row.tolerances):10s} {why_no_target(name) or 'can be exported here'}")
+        return
+    if model:
+        _sign_only(context, model, sign)
         return
     from fer_export.pipeline import check_available, choose_settings, load_source, shipped_checkpoint
     from fer_export.pipeline import export as run
@@ -67,6 +82,11 @@ def export(
     settings = {"deployment_target": deployment_target} if deployment_target else {}
     if target != "all":
         choose_settings(target, settings)
+    key = None
+    if sign is not None:  # read before the work, so that a wrong key costs none
+        from fer_runtimes.signing import read_key
+
+        key = read_key(sign)
     faces = None
     if data is not None:
         from fer_runtimes.data import TEST_SPLITS, load_faces
@@ -74,8 +94,25 @@ def export(
         faces = load_faces(data, TEST_SPLITS)
     source = load_source(checkpoint or shipped_checkpoint(), faces, fold, screen.print)
     for name in chosen:
-        taken = {key: value for key, value in settings.items() if target != "all" or key in TARGETS[name].settings}
-        typer.echo(run(source, name, out, precision, screen.print, taken).path)
+        taken = {option: value for option, value in settings.items() if option in TARGETS[name].settings}
+        typer.echo(run(source, name, out, precision, screen.print, taken, key).path)
+
+
+def _sign_only(context: typer.Context, bundles: list[Path], key_file: Path | None) -> None:
+    """Signs bundles that exist; refuses every option that only an export would heed."""
+    from fer_runtimes.errors import BadInput
+    from fer_runtimes.signing import read_key, sign_bundle
+
+    if key_file is None:
+        raise BadInput("--model names bundles to sign as they stand; give the key with --sign")
+    for name in context.params.keys() - {"model", "sign"}:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise BadInput(f"--model signs bundles and exports nothing; leave out --{name.replace('_', '-')}")
+    key = read_key(key_file)
+    for bundle in bundles:
+        typer.echo(f"signed by {sign_bundle(bundle, key)}", err=True)
+        typer.echo(bundle)
 
 
 def _every_target(precision: str, say: Callable[[str], None]) -> list[str]:

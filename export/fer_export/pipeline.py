@@ -18,9 +18,12 @@ from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.files import cache_dir, sha256_of
 from fer_runtimes.labels import LABELS
 from fer_runtimes.session import Options, open_session, why_not
+from fer_runtimes.signing import sign_bundle
 from fer_runtimes.versions import installed_versions
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from fer_export.fold import FoldProof, Size
     from fer_train.checkpoint import Checkpoint
     from fer_train.deploy import Deployable
@@ -104,10 +107,12 @@ def export(
     precision: str = "fp32",
     say: Callable[[str], None] = lambda _: None,
     settings: dict[str, str] | None = None,
+    key: Ed25519PrivateKey | None = None,
 ) -> Bundle:
     """Converts a source to one target, checks it in that target's engine, and returns the bundle under ``out``.
 
-    settings: what the target's row allows beyond the precision, e.g. ``{"deployment_target": "iOS17"}``.
+    settings: what the target's row allows beyond the precision, e.g. ``{"deployment_target": "iOS17"}``
+    key: signs the bundle before it is moved into place, so that it appears signed or not at all.
 
     Raises NotAvailable for a target or precision that cannot be had here, CheckFailed if the
     engine gives other answers; in each case nothing is left under ``out``.
@@ -155,9 +160,11 @@ def export(
             parity = check_session(session, source.reference, tolerance, f"{target} {precision}")
             notes = session.report().notes
         write_manifest(folder, replace(bundle.manifest, parity=parity.to_dict() | {"tolerance": asdict(tolerance)}))
+        signer = sign_bundle(folder, key) if key else None
     say(
         f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e} "
         f"({parity.error_ratio:.1f}x float32 PyTorch's), top-1 agreement {parity.top1_agreement:.4f}, {parity.certified:.1%} of labels certified"
+        + (f"; signed by {signer}" if signer else "")
     )
     for note in notes:
         say(f"{target} {precision}: {note}")

@@ -25,6 +25,7 @@ from fer_runtimes.labels import LABELS
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.sig"  # fer_runtimes.signing; over the manifest, so not among the files that it names
 REFERENCE = "reference.npz"
 
 
@@ -113,7 +114,8 @@ def writing_bundle(path: Path) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
-    """Hashes every file of ``folder`` and writes the manifest beside them."""
+    """Hashes every file of ``folder`` and writes the manifest beside them; a signature of an earlier one is dropped."""
+    (folder / SIGNATURE).unlink(missing_ok=True)
     files = {
         file.relative_to(folder).as_posix(): {"sha256": sha256_of(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))

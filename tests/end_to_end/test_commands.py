@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from conftest import Command, public_of, write_key
 
 from fer_runtimes.bundle import MANIFEST, Bundle, read_bundle
 from fer_runtimes.files import sha256_of
+from fer_runtimes.signing import trusted_signer
 
 
 def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) -> None:
@@ -111,6 +112,14 @@ def test_lists_say_what_can_run_here(command: Command) -> None:
         (["fer-export", "--target", "onnx", "--precision", "int3"], "it has fp32"),
         (["fer-export", "--checkpoint", "{tmp}/text.pt"], "text.pt"),
         (["fer-export", "--checkpoint", "absent.pt"], "absent.pt: no such file"),
+        (["fer-export", "--sign", "absent"], "absent: no such key"),
+        (["fer-export", "--sign", "{tmp}/text.pt"], "not a private key"),
+        (["fer-export", "--sign", "{tmp}"], "Is a directory"),
+        (["fer-export", "--model", "{onnx}"], "give the key with --sign"),
+        (["fer-export", "--model", "{onnx}", "--sign", "absent", "--no-fold"], "leave out --fold"),
+        (["fer-export", "--model", "{altered}", "--sign", "{key}"], "its contents are not those"),
+        (["fer-bench", "--require-signature"], "--require-signature needs --model"),
+        (["fer-bench", "--model", "{onnx}", "--require-signature"], "not signed; sign it with fer-export --model"),
         (["fer-bench", "--runtime", "tflite"], "known are all, pytorch"),
         (["fer-bench", "--model", "nowhere"], "nowhere: no such bundle"),
         (["fer-bench", "--runtime", "onnxruntime", "--model", "{openvino}"], "runs on onnxruntime"),
@@ -135,6 +144,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     places = {
         "tmp": tmp_path,
         "altered": altered,
+        "key": write_key(tmp_path / "key"),
         "onnx": bundles["onnx fp32"].path,
         "openvino": bundles["openvino fp32"].path,
     }
@@ -170,3 +180,52 @@ def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: 
     assert json.loads(out.read_text())["results"][0]["agreement"] < 0.9
     assert done.returncode == 1, done.stderr
     assert "departs from the reference" in done.stderr
+
+
+def test_only_bundles_of_a_trusted_signer_are_measured_where_that_is_asked(
+    bundles: dict[str, Bundle], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, trusted, out = write_key(tmp_path / "alice"), tmp_path / "trusted_keys", tmp_path / "out.json"
+    monkeypatch.setenv("FER_TRUSTED_KEYS", str(trusted))
+    build = tmp_path / "build"
+    copies = [
+        Path(shutil.copytree(bundles[name].path, build / bundles[name].path.name))
+        for name in ("onnx fp32", "openvino fp32")
+    ]
+    measure = ("fer-bench", "--runtime", "onnxruntime", "--runtime", "openvino", "--model", build, "--json", out)
+
+    def refused(complaint: str) -> None:
+        done = command(*measure, "--require-signature")
+        assert done.returncode == 2
+        assert complaint in done.stderr.strip().splitlines()[-1]
+        assert not out.exists()
+
+    signed = command("fer-export", "--sign", key, "--model", copies[0])
+    assert (signed.returncode, signed.stdout) == (0, f"{copies[0]}\n")
+    refused("not among the trusted keys")
+    trusted.write_text(public_of(key).read_text())
+    refused(f"{copies[1]}: not signed; sign it with fer-export")
+    assert command("fer-export", "--sign", key, "--model", copies[0], "--model", copies[1]).returncode == 0
+    for asked, names in ((["--require-signature"], {"alice"}), ([], {None})):
+        done = command(*measure, "--queries", 32, *asked)
+        assert done.returncode == 0, done.stderr
+        rows = json.loads(out.read_text())["results"]
+        assert len(rows) == 3
+        assert {row["signed_by"] for row in rows} == names
+        out.unlink()
+    manifest = (copies[1] / MANIFEST).read_text()
+    (copies[1] / MANIFEST).write_text(manifest.replace('"crop": 1.0', '"crop": 0.9'))
+    assert (copies[1] / MANIFEST).read_text() != manifest
+    refused("the signature is not of this manifest.json")
+
+
+def test_an_export_of_every_target_is_signed(
+    checkpoint: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = write_key(tmp_path / "alice")
+    monkeypatch.setenv("FER_TRUSTED_KEYS", str(public_of(key)))
+    done = command(
+        "fer-export", "--target", "all", "--checkpoint", checkpoint, "--out", tmp_path / "build", "--sign", key
+    )
+    assert done.returncode == 0, done.stderr
+    assert [trusted_signer(Path(line)) for line in done.stdout.split()] == ["alice"] * 3

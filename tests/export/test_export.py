@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import public_of, write_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fer_export import pipeline
 from fer_export.pipeline import BundleCache, Source, export, load_source, why_no_target
@@ -15,6 +17,7 @@ from fer_export.targets import TARGETS, to_onnx
 from fer_runtimes.bundle import MANIFEST, Bundle
 from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
 from fer_runtimes.labels import LABELS
+from fer_runtimes.signing import read_key, trusted_signer
 from fer_train.checkpoint import load_checkpoint
 
 CELLS = [(target, precision) for target, row in TARGETS.items() for precision in row.tolerances]
@@ -156,3 +159,31 @@ def test_answers_do_not_depend_on_the_batch(bundles: dict[str, Bundle]) -> None:
     with open_session(bundles["onnx fp32"], "onnxruntime") as session:
         single = np.concatenate([session.infer(images[i : i + 1]) for i in range(9)])
         np.testing.assert_allclose(session.infer(images), single, atol=1e-5)
+
+
+class Worn:
+    """A key that fails when it is used."""
+
+    def public_key(self) -> object:
+        return Ed25519PrivateKey.generate().public_key()
+
+    def sign(self, data: bytes) -> bytes:
+        raise OSError("the key's device is gone")
+
+
+def test_an_export_is_signed_from_its_first_moment_or_is_not_there(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = write_key(tmp_path / "alice")
+    monkeypatch.setenv("FER_TRUSTED_KEYS", str(public_of(key)))
+    out = tmp_path / "build"
+    with pytest.raises(OSError, match="device is gone"):
+        export(source, "pytorch", out, key=Worn())  # type: ignore[arg-type]
+    assert list(out.iterdir()) == []
+    path = export(source, "pytorch", out, key=read_key(key)).path
+    assert trusted_signer(path) == "alice"
+    with pytest.raises(OSError, match="device is gone"):
+        export(source, "pytorch", out, key=Worn())  # type: ignore[arg-type]
+    assert trusted_signer(path) == "alice"
+    export(source, "pytorch", out)
+    assert trusted_signer(path) is None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fer_runtimes.bundle import Bundle
+from fer_runtimes.signing import sign_bundle
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxslim", "openvino", "coremltools")
+HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxslim", "openvino", "coremltools", "cryptography")
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +102,22 @@ def test_a_board_without_engines_measures_the_harness_and_names_what_is_missing(
     assert missing.returncode == 2
     assert missing.stderr.strip().endswith("pip install 'fer-edge[onnx]'")
     assert "Traceback" not in missing.stderr
+
+
+def test_a_board_without_cryptography_runs_a_signed_bundle_and_cannot_vouch_for_it(
+    board: Path, bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundles["onnx fp32"].path, tmp_path / "copy"))
+    bench = "from fer_bench.cli import main\nif __name__ == '__main__': main()"
+    asked = ("--runtime", "null", "--model", str(copy), "--queries", "32")
+    unsigned = run(board, bench, *asked, "--require-signature")
+    assert (unsigned.returncode, "not signed" in unsigned.stderr) == (2, True)
+    sign_bundle(copy, Ed25519PrivateKey.generate())
+    assert run(board, bench, *asked).returncode == 0
+    needed = [run(board, bench, *asked, "--require-signature")]
+    needed.append(run(board, "from fer_export.cli import main; main()", "--model", str(copy), "--sign", "key"))
+    for refused in needed:
+        assert refused.returncode == 2
+        assert (
+            refused.stderr == "error: signatures need cryptography, not installed here; pip install 'fer-edge[sign]'\n"
+        )
