@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("fer-edge", "torch", "timm", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "numpy")
+_PACKAGES = (
+    *("fer-edge", "torch", "timm", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "numpy"),
+    *("onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt", "polygraphy", "cuda-bindings"),
+)
 
 
 def installed_versions() -> dict[str, str]:

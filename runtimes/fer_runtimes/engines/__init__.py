@@ -7,12 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Engine:
-    """opener: dotted name of a Session class; targets: bundles it runs, () for any; needs: modules; install: the remedy."""
+    """A runtime.
+
+    opener: dotted name of a Session class; targets: bundles it runs, () for any; needs: modules; install: the remedy
+    device: where it runs unless told otherwise; probe: dotted name of a function that gives one line
+    if this machine lacks the hardware, else None
+    """
 
     opener: str
     targets: tuple[str, ...]
     needs: tuple[str, ...]
     install: str
+    device: str = "cpu"
+    probe: str = ""
 
 
 ENGINES: dict[str, Engine] = {
@@ -20,13 +27,37 @@ ENGINES: dict[str, Engine] = {
         "fer_runtimes.engines.pt:TorchSession", ("pytorch",), ("torch", "timm"), "pip install 'fer-edge[train]'"
     ),
     "onnxruntime": Engine(
-        "fer_runtimes.engines.ort:OrtSession", ("onnx",), ("onnxruntime",), "pip install 'fer-edge[onnx]'"
+        "fer_runtimes.engines.ort:OrtSession", ("onnx", "tensorrt"), ("onnxruntime",), "pip install 'fer-edge[onnx]'"
     ),
     "openvino": Engine(
         "fer_runtimes.engines.ov:OpenVinoSession",
         ("openvino", "onnx"),
         ("openvino",),
         "pip install 'fer-edge[openvino]'",
+    ),
+    "onnxruntime-cuda": Engine(
+        "fer_runtimes.engines.ort:OrtSession",
+        ("onnx", "tensorrt"),
+        ("onnxruntime",),
+        "pip install 'fer-edge[onnx-gpu]'",
+        "cuda",
+        "fer_runtimes.cuda:why_no_gpu",
+    ),
+    "tensorrt": Engine(
+        "fer_runtimes.engines.trt:TensorRtSession",
+        ("tensorrt",),
+        ("tensorrt", "cuda.bindings"),
+        "pip install 'fer-edge[tensorrt]'; on a Jetson tensorrt comes with JetPack",
+        "cuda",
+        "fer_runtimes.cuda:why_no_cuda",
+    ),
+    "tensorrt-rtx": Engine(
+        "fer_runtimes.engines.rtx:RtxSession",
+        ("onnx", "tensorrt"),
+        ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"),
+        "pip install 'fer-edge[rtx]'",
+        "cuda",
+        "fer_runtimes.cuda:why_no_gpu",
     ),
     "null": Engine("fer_runtimes.engines.null:NullSession", (), (), ""),
 }
