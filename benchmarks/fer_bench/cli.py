@@ -42,7 +42,9 @@ def bench(
     json_out: Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")] = None,
     csv_out: Annotated[Optional[Path], typer.Option("--csv", help="Write the rows as csv.")] = None,
     markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")] = None,
-    device: Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")
+    ] = "",
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")] = 0,
     queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime.")] = 1024,
     require_signature: Annotated[
@@ -65,7 +67,7 @@ def bench(
         from fer_runtimes.session import why_not
 
         for name in ENGINES:
-            typer.echo(f"{name:12s} {why_not(name) or 'can run here'}")
+            typer.echo(f"{name:16s} {why_not(name) or 'can run here'}")
         return
     from rich.console import Console
 
@@ -80,11 +82,14 @@ def bench(
         raise typer.BadParameter("--model names bundles that exist, --checkpoint one to export; give one of them")
     if require_signature and not model:
         raise BadInput("--require-signature needs --model: what is exported on the fly is not signed")
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
     if data and faces:
         faces = replace(faces, seen=also_in_training(data, faces))
-    jobs = _jobs_of_models(model, runtime) if model else _jobs_of_checkpoint(checkpoint, runtime, screen.print)
+    runtimes = _named(runtime, screen.print)
+    jobs = (
+        _jobs_of_models(model, runtimes, runtime) if model else _jobs_of_checkpoint(checkpoint, runtimes, screen.print)
+    )
     if require_signature:
         jobs = [_signed(job) for job in jobs]
     with screen.status("measuring") as status:
@@ -116,8 +121,8 @@ def bench(
         raise NotAvailable(f"{len(failed)} of {len(jobs)} runtimes could not be measured: {failed[0]['error']}")
 
 
-def _jobs_of_models(models: list[Path], runtimes: list[str]) -> list[Job]:
-    """Every bundle on every asked runtime that runs its target."""
+def _jobs_of_models(models: list[Path], runtimes: list[str], asked: list[str]) -> list[Job]:
+    """Every bundle on every runtime that runs its target; one asked for by name must have a bundle."""
     from fer_bench.bench import Job
     from fer_runtimes.bundle import MANIFEST, read_bundle
     from fer_runtimes.errors import BadInput
@@ -134,9 +139,9 @@ def _jobs_of_models(models: list[Path], runtimes: list[str]) -> list[Job]:
             else [read_bundle(path)]
         )
     jobs: list[Job] = []
-    for name in _named(runtimes):
+    for name in runtimes:
         fitting = [bundle for bundle in bundles if name == "null" or name in runtimes_for(bundle.manifest.target)]
-        if not fitting and ALL not in runtimes:
+        if not fitting and ALL not in asked:
             raise BadInput(
                 f"none of {', '.join(str(path) for path in models)} runs on {name}; export one with fer-export"
             )
@@ -163,7 +168,7 @@ def _jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Calla
 
     cache = BundleCache(checkpoint or shipped_checkpoint(), say)
     jobs = []
-    for name in _named(runtimes):
+    for name in runtimes:
         target = (ENGINES[name].targets or ("onnx",))[0]
         if name == "pytorch":
             jobs.append(_job(name, partial(cache.bundle, target, folding=False)))
@@ -171,15 +176,24 @@ def _jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Calla
     return jobs
 
 
-def _named(runtimes: list[str]) -> list[str]:
+def _named(runtimes: list[str], say: Callable[[str], None]) -> list[str]:
+    """The runtimes asked for; `all` are those that can run here, and why the others cannot is said."""
     from fer_runtimes.engines import ENGINES
-    from fer_runtimes.errors import BadInput
+    from fer_runtimes.errors import BadInput, NotAvailable
+    from fer_runtimes.session import why_not
 
     if unknown := [name for name in runtimes if name not in ENGINES and name != ALL]:
         raise BadInput(f"runtime {unknown[0]!r} is unknown; known are {ALL}, {', '.join(ENGINES)}")
     if ALL not in runtimes:
         return list(dict.fromkeys(runtimes))
-    return [name for name, row in ENGINES.items() if name != "null" and row.system in ("", platform.system())]
+    here = ("", platform.system())
+    reasons = {name: why_not(name) for name, row in ENGINES.items() if name != "null" and row.system in here}
+    for reason in reasons.values():
+        if reason:
+            say(f"skipped: {reason}")
+    if not (chosen := [name for name, reason in reasons.items() if not reason]):
+        raise NotAvailable("no runtime can run here; see fer-bench --list")
+    return chosen
 
 
 def _job(runtime: str, bundle: Callable[[], Bundle]) -> Job:

@@ -28,7 +28,9 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "runtime": lambda row: row["runtime"] + (" (unfolded)" if row["folded"] is False else ""),
     "target": _text("target"),
     "precision": lambda row: (
-        row["precision"] if row["precision"] == row["compute"] else f"{row['precision']} (computed in {row['compute']})"
+        row["precision"]
+        if row["compute"] in (None, row["precision"])
+        else f"{row['precision']} (computed in {row['compute']})"
     ),
     "device": lambda row: f"{row['device']} x{row['threads']}" if row["threads"] else row["device"],
     "accuracy": lambda row: f"{row['accuracy']:.2%}",

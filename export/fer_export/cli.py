@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
+from fer_export import engine_options
 from fer_runtimes import console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+OUT = Path("build")
 
 
 @app.command()
@@ -21,9 +23,9 @@ def export(
         Optional[Path], typer.Option(help="Checkpoint of fer-train. Default: the shipped one.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Precision of the weights: fp32, or fp16 where the target has it.")
-    ] = "fp32",
-    out: Annotated[Path, typer.Option(help="Folder under which the bundle is made.")] = Path("build"),
+        Optional[str], typer.Option(help="fp32, or fp16 where the target has it. Default: that of --for, else fp32.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder under which the bundle is made.")] = OUT,
     data: Annotated[
         Optional[Path],
         typer.Option(help="Real faces for the parity check (fer2013.csv or a folder). Without it, drawn faces serve."),
@@ -43,6 +45,15 @@ def export(
     list_targets: Annotated[
         bool, typer.Option("--list", help="List targets, their precisions, and what each lacks here.")
     ] = False,
+    preset: engine_options.Preset = None,
+    batch: engine_options.Batch = None,
+    workspace: engine_options.Workspace = None,
+    timing_cache: engine_options.TimingCache = None,
+    dla_core: engine_options.DlaCore = None,
+    version_compatible: engine_options.VersionCompatible = False,
+    hardware_compatible: engine_options.HardwareCompatible = False,
+    builds: engine_options.Builds = 1,
+    finish: engine_options.Finish = None,
 ) -> None:
     """Folds a trained net, converts it, and proves in the target's own engine that it gives the same answers.
 
@@ -56,13 +67,25 @@ def export(
 
     * `fer-export --target all --data fer2013.csv`
 
+    * `fer-export --target tensorrt --for jetson-orin-nano`, then on the board
+      `fer-export --target tensorrt --finish BUNDLE`
+
     * `fer-export --target onnx --sign ~/.ssh/id_ed25519`
 
     * `fer-export --model build/fer_mobileone_s-onnx-fp32 --sign ~/.ssh/id_ed25519`
     """
     from rich.console import Console
 
-    from fer_export.pipeline import why_no_target
+    from fer_export.boards import settings_for
+    from fer_export.pipeline import (
+        check_available,
+        choose_settings,
+        load_source,
+        shipped_checkpoint,
+        why_no_target,
+    )
+    from fer_export.pipeline import export as run
+    from fer_export.pipeline import finish as run_finish
     from fer_export.targets import TARGETS
 
     if list_targets:
@@ -72,10 +95,36 @@ def export(
     if model:
         _sign_only(context, model, sign)
         return
-    from fer_export.pipeline import check_available, choose_settings, load_source, shipped_checkpoint
-    from fer_export.pipeline import export as run
-
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    of_net = {
+        "--checkpoint": checkpoint,
+        "--data": data,
+        "--no-fold": not fold,
+        "--precision": precision,
+        "--out": out != OUT,
+        "--deployment-target": deployment_target,
+        "--sign": sign,
+    }
+    of_engine = {
+        "--for": preset,
+        "--batch": batch,
+        "--workspace": workspace,
+        "--timing-cache": timing_cache,
+        "--dla-core": dla_core,
+        "--version-compatible": version_compatible,
+        "--hardware-compatible": hardware_compatible,
+    }
+    if finish is not None:
+        _refuse(of_net | of_engine, "has no use with --finish, which builds from a bundle as it is")
+        typer.echo(run_finish(finish, target, builds, screen.print).path)
+        return
+    build = None
+    if target in TARGETS and TARGETS[target].finish:
+        build = settings_for(preset, precision, batch, workspace, dla_core, version_compatible, hardware_compatible)
+        precision = build.precision
+    else:
+        _refuse(of_engine | {"--builds": builds > 1}, f"is for target tensorrt, not for {target}")
+    precision = precision or "fp32"
     chosen = _every_target(precision, screen.print) if target == "all" else [target]
     for name in chosen:
         check_available(name, precision)
@@ -95,7 +144,15 @@ def export(
     source = load_source(checkpoint or shipped_checkpoint(), faces, fold, screen.print)
     for name in chosen:
         taken = {option: value for option, value in settings.items() if option in TARGETS[name].settings}
-        typer.echo(run(source, name, out, precision, screen.print, taken, key).path)
+        typer.echo(run(source, name, out, precision, screen.print, taken, key, build, timing_cache, builds).path)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """An option that would change nothing is an error, not ignored."""
+    from fer_runtimes.errors import BadInput
+
+    if given := [name for name, value in options.items() if value is not None and value is not False]:
+        raise BadInput(f"{given[0]} {why}")
 
 
 def _sign_only(context: typer.Context, bundles: list[Path], key_file: Path | None) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fer_export.targets import TARGETS
 from fer_runtimes.bundle import Bundle, Manifest, Reference, read_bundle, write_manifest, writing_bundle
 from fer_runtimes.data import Faces
+from fer_runtimes.engines.trt_key import TIMING_CACHE, BuildSettings
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.files import cache_dir, sha256_of
 from fer_runtimes.labels import LABELS
@@ -108,13 +110,20 @@ def export(
     say: Callable[[str], None] = lambda _: None,
     settings: dict[str, str] | None = None,
     key: Ed25519PrivateKey | None = None,
+    build: BuildSettings | None = None,
+    timing_cache: Path | None = None,
+    builds: int = 1,
 ) -> Bundle:
     """Converts a source to one target, checks it in that target's engine, and returns the bundle under ``out``.
 
     settings: what the target's row allows beyond the precision, e.g. ``{"deployment_target": "iOS17"}``
-    key: signs the bundle before it is moved into place, so that it appears signed or not at all.
+    key: signs the bundle before it is moved into place, so that it appears signed or not at all
+    build, timing_cache, builds: for a target whose engine is built on the device: how, from what
+    (a timing cache travels in the bundle, pinned by its hash), and how often. Where the engine can
+    be built here, it is; else a line says where it will be.
 
-    Raises NotAvailable for a target or precision that cannot be had here, CheckFailed if the
+    Raises BadInput for a timing cache that is not there, NotAvailable for a target or precision that
+    cannot be had here, CheckFailed if the
     engine gives other answers; in each case nothing is left under ``out``.
     """
     from fer_runtimes.parity import check_session
@@ -122,6 +131,10 @@ def export(
     check_available(target, precision)
     row, tolerance = TARGETS[target], TARGETS[target].tolerances[precision]
     chosen = choose_settings(target, settings or {})
+    if timing_cache is not None and not timing_cache.is_file():
+        raise BadInput(f"{timing_cache}: no such timing cache; leave out --timing-cache")
+    if builds > 1 and (reason := why_not(target)):
+        raise NotAvailable(f"{reason}; leave out --builds, and give it with --finish on the device")
     name, size = source.checkpoint.model["name"], source.checkpoint.input["size"]
     manifest = Manifest(
         name=bundle_name(name, target, precision, source.proof is not None),
@@ -149,12 +162,13 @@ def export(
         },
         versions={"python": platform.python_version(), **installed_versions()},
         files={},
-        build=chosen or None,
+        build=asdict(build or BuildSettings(precision)) if row.finish else chosen or None,
     )
     with writing_bundle(out / manifest.name) as folder:
-        module, _, function = row.converter.partition(":")
-        getattr(importlib.import_module(module), function)(source, precision, folder, **chosen)
+        _named(row.converter)(source, precision, folder, **chosen)
         source.reference.save(folder)
+        if timing_cache is not None:
+            shutil.copyfile(timing_cache, folder / TIMING_CACHE)
         bundle = write_manifest(folder, manifest)
         with open_session(read_bundle(folder), row.runtime, Options(threads=1)) as session:
             parity = check_session(session, source.reference, tolerance, f"{target} {precision}")
@@ -168,7 +182,32 @@ def export(
     )
     for note in notes:
         say(f"{target} {precision}: {note}")
-    return read_bundle(out / manifest.name)
+    bundle = read_bundle(out / manifest.name)
+    if row.finish and (reason := why_not(target)):
+        say(
+            f"{reason}; the engine will be built on the device by `fer-export --target {target} --finish {bundle.path}`, "
+            f"or by the first `fer-bench --runtime {target} --model {bundle.path}`"
+        )
+    elif row.finish:
+        _named(row.finish)(bundle, builds, say)
+    return bundle
+
+
+def finish(path: Path, target: str, builds: int = 1, say: Callable[[str], None] = lambda _: None) -> Bundle:
+    """Builds and checks, on this device, the engine of a bundle; needs no torch. Returns the bundle, which stays as it is.
+
+    Raises BadInput for a target without engines or a bundle of another, NotAvailable if the engine
+    cannot be built here, CheckFailed if it is not what was asked or gives other answers.
+    """
+    row = TARGETS.get(target)
+    if row is None or not row.finish:
+        others = ", ".join(name for name, one in TARGETS.items() if one.finish)
+        raise BadInput(f"target {target} has no engine to finish; --finish is for --target {others}")
+    bundle = read_bundle(path)
+    if bundle.manifest.target != target:
+        raise BadInput(f"{path}: is of target {bundle.manifest.target}, not {target}; export it with --target {target}")
+    _named(row.finish)(bundle, builds, say)
+    return bundle
 
 
 def choose_settings(target: str, given: dict[str, str]) -> dict[str, str]:
@@ -234,3 +273,8 @@ class BundleCache:
 def bundle_name(model: str, target: str, precision: str, folding: bool) -> str:
     """The folder's name, e.g. ``fer_mobileone_s-onnx-fp32``."""
     return "-".join([model, target, precision, *([] if folding else ["unfolded"])])
+
+
+def _named(dotted: str) -> Any:
+    module, _, name = dotted.partition(":")
+    return getattr(importlib.import_module(module), name)

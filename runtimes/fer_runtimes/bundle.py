@@ -43,9 +43,9 @@ class Manifest:
     labels: tuple[str, ...] = LABELS
     output: dict[str, Any] | None = None
     parity: dict[str, Any] | None = None
+    build: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     accuracy: dict[str, Any] | None = None
-    build: dict[str, Any] | None = None
     format: int = FORMAT
 
     @property

@@ -12,9 +12,10 @@ from __future__ import annotations
 import importlib
 import platform
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,9 @@ _SYSTEMS = {"Darwin": "macOS"}
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. device: ``cpu`` or what the engine calls its others (``cuda``, ``GPU``); threads: at least 1."""
+    """How to run. device: as the engine calls it (``cpu``, ``cuda``, ``GPU``), or empty for the runtime's own; threads: at least 1."""
 
-    device: str = "cpu"
+    device: str = ""
     threads: int = field(default_factory=usable_cores)
 
 
@@ -111,10 +112,24 @@ def why_not(runtime: str) -> str | None:
     if engine.system not in ("", platform.system()):
         others = [name for name in runtimes_for(engine.targets[0]) if name != runtime]
         return f"runtime {runtime} runs on {_SYSTEMS.get(engine.system, engine.system)} alone; here use {' or '.join(others)}"
-    missing = [module for module in engine.needs if find_spec(module) is None]
+    missing = [module for module in engine.needs if not _installed(module)]
     if missing:
         return f"runtime {runtime} needs {', '.join(missing)}, not installed here; {engine.install}"
+    if engine.probe and (reason := _named(engine.probe)()):
+        return f"runtime {runtime} cannot run here: {reason}"
     return None
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a dotted name: the package around it is not here either
+        return False
+
+
+def _named(dotted: str) -> Any:
+    module, _, name = dotted.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def runtimes_for(target: str) -> list[str]:
@@ -128,20 +143,22 @@ def open_session(bundle: Bundle, runtime: str, options: Options | None = None) -
     Raises NotAvailable if the runtime, or the device asked of it, cannot be had here, and BadInput
     if the bundle is of a target that the runtime does not run.
     """
+    options, engine = options or Options(), ENGINES.get(runtime)
+    if engine and engine.probe and options.device not in ("", engine.device):
+        raise NotAvailable(f"runtime {runtime} runs on device {engine.device} alone, not on {options.device!r}")
     if reason := why_not(runtime):
         raise NotAvailable(reason)
-    engine = ENGINES[runtime]
+    assert engine is not None
     target = bundle.manifest.target
     if engine.targets and target not in engine.targets:
         raise BadInput(
             f"runtime {runtime} runs targets {', '.join(engine.targets)}, {bundle.path} is {target}; "
             f"use --runtime {' or '.join(runtimes_for(target)) or 'of another version'}"
         )
-    module, _, name = engine.opener.partition(":")
     try:
-        opener = getattr(importlib.import_module(module), name)
+        opener = _named(engine.opener)
     except ImportError as error:
         raise NotAvailable(f"runtime {runtime} cannot be loaded ({error}); {engine.install}") from error
-    session = opener(bundle, options or Options())
+    session = opener(bundle, replace(options, device=options.device or engine.device))
     assert isinstance(session, Session)
     return session

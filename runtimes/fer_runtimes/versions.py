@@ -5,16 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = (
-    "fer-edge",
-    "torch",
-    "timm",
-    "onnx",
-    "onnxscript",
-    "onnxslim",
-    "onnxruntime",
-    "openvino",
-    "coremltools",
-    "numpy",
+    *("fer-edge", "torch", "timm", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "coremltools", "numpy"),
+    *("onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt", "polygraphy", "cuda-bindings"),
 )
 
 

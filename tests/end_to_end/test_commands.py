@@ -46,6 +46,7 @@ def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) 
         "pytorch",
         "onnx",
         "openvino",
+        "tensorrt",
     ]
     out = tmp_path / "out.json"
     measured = command(
@@ -72,6 +73,7 @@ def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) 
     assert [(row["runtime"], row["target"]) for row in rows] == [
         ("pytorch", "pytorch"),
         ("onnxruntime", "onnx"),
+        ("onnxruntime", "tensorrt"),
         ("openvino", "onnx"),
         ("openvino", "openvino"),
     ]
@@ -93,7 +95,7 @@ def test_help_shows_examples(command: Command, name: str) -> None:
 
 
 def test_lists_say_what_can_run_here(command: Command) -> None:
-    assert "onnxruntime  can run here" in command("fer-bench", "--list").stdout
+    assert "onnxruntime      can run here" in command("fer-bench", "--list").stdout
     assert "openvino   fp32,fp16  can be exported here" in command("fer-export", "--list").stdout
     assert command("fer-train", "--list-models", "fer_mobileone_*").stdout.split() == [
         "fer_mobileone_xs",
@@ -120,6 +122,22 @@ def test_lists_say_what_can_run_here(command: Command) -> None:
         (["fer-export", "--model", "{altered}", "--sign", "{key}"], "its contents are not those"),
         (["fer-bench", "--require-signature"], "--require-signature needs --model"),
         (["fer-bench", "--model", "{onnx}", "--require-signature"], "not signed; sign it with fer-export --model"),
+        (["fer-export", "--target", "onnx", "--workspace", "64"], "--workspace is for target tensorrt, not for onnx"),
+        (["fer-export", "--target", "all", "--builds", "3"], "--builds is for target tensorrt, not for all"),
+        (["fer-export", "--target", "tensorrt", "--for", "toaster"], "board 'toaster' is unknown"),
+        (["fer-export", "--target", "tensorrt", "--for", "jetson-xavier-nx"], "ends at JetPack 5 with TensorRT 8.5"),
+        (
+            ["fer-export", "--target", "tensorrt", "--for", "jetson-orin-nano", "--dla-core", "0"],
+            "jetson-orin-nano has no DLA cores",
+        ),
+        (["fer-export", "--target", "tensorrt", "--batch", "4", "1", "8"], "batch is [4, 1, 8]"),
+        (["fer-export", "--target", "tensorrt", "--precision", "int8"], "has no precision 'int8'"),
+        (["fer-export", "--target", "tensorrt", "--finish", "{onnx}"], "is of target onnx, not tensorrt"),
+        (["fer-export", "--target", "onnx", "--finish", "{onnx}"], "has no engine to finish"),
+        (
+            ["fer-export", "--target", "tensorrt", "--finish", "{tensorrt}", "--workspace", "64"],
+            "--workspace has no use with --finish",
+        ),
         (["fer-bench", "--runtime", "tflite"], "known are all, pytorch"),
         (["fer-bench", "--model", "nowhere"], "nowhere: no such bundle"),
         (["fer-bench", "--runtime", "onnxruntime", "--model", "{openvino}"], "runs on onnxruntime"),
@@ -147,6 +165,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         "key": write_key(tmp_path / "key"),
         "onnx": bundles["onnx fp32"].path,
         "openvino": bundles["openvino fp32"].path,
+        "tensorrt": bundles["tensorrt fp16"].path,
     }
     before = sorted(tmp_path.rglob("*"))
     done = command(*[argument.format(**places) for argument in arguments], cwd=tmp_path)

@@ -16,7 +16,10 @@ from fer_runtimes.bundle import Bundle
 from fer_runtimes.signing import sign_bundle
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxslim", "openvino", "coremltools", "cryptography")
+HEAVY = (
+    *("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxslim", "openvino", "coremltools", "cryptography"),
+    *("tensorrt", "polygraphy", "cuda"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,17 @@ def test_importing_the_runtimes_pulls_in_no_torch() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.strip()
         == "False"
     )
+
+
+def test_a_board_finishes_an_engine_without_torch_up_to_what_it_lacks(board: Path, bundles: dict[str, Bundle]) -> None:
+    finish = ("from fer_export.cli import main; main()", "--target", "tensorrt", "--finish")
+    done = run(board, *finish, str(bundles["tensorrt fp16"].path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: runtime tensorrt needs tensorrt, cuda.bindings, not installed here")
+    assert len(done.stderr.splitlines()) == 1
+    other = run(board, *finish, str(bundles["onnx fp32"].path))
+    assert other.returncode == 2
+    assert "is of target onnx, not tensorrt" in other.stderr
 
 
 def test_a_board_without_engines_measures_the_harness_and_names_what_is_missing(

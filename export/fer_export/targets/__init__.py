@@ -23,6 +23,7 @@ class Target:
 
     converter: dotted name of ``convert``; runtime: the engine that checks it; tolerances: one per precision that it has
     settings: the values that each further keyword of ``convert`` may take, its default first
+    finish: dotted name of what builds an engine from the bundle on the device; such a target takes build settings
     """
 
     converter: str
@@ -31,6 +32,7 @@ class Target:
     install: str
     tolerances: dict[str, Tolerance]
     settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    finish: str = ""
 
 
 TARGETS: dict[str, Target] = {
@@ -48,6 +50,14 @@ TARGETS: dict[str, Target] = {
         ("onnx", "onnxscript", "onnxslim", "openvino"),
         "pip install 'fer-edge[export,openvino]'",
         {"fp32": FP32, "fp16": FP16_WEIGHTS},
+    ),
+    "tensorrt": Target(
+        "fer_export.targets.to_tensorrt:convert",
+        "onnxruntime",
+        ("onnx", "onnxscript", "onnxslim", "onnxruntime"),
+        "pip install 'fer-edge[export,onnx]'",
+        {"fp32": FP32, "fp16": FP16},
+        finish="fer_export.finish:finish_tensorrt",
     ),
     "coreml": Target(
         "fer_export.targets.to_coreml:convert",

@@ -10,6 +10,8 @@ class Engine:
     """A row of the table.
 
     opener: dotted name of a Session class; targets: bundles it runs, () for any; needs: modules; install: the remedy
+    device: where it runs unless told otherwise; probe: dotted name of a function that gives one line
+    if this machine lacks the hardware, else None
     system: the one operating system that has it (``platform.system()``), "" for any
     timed: False where the time it takes says nothing of the engine that it stands for
     """
@@ -18,6 +20,8 @@ class Engine:
     targets: tuple[str, ...]
     needs: tuple[str, ...]
     install: str
+    device: str = "cpu"
+    probe: str = ""
     system: str = ""
     timed: bool = True
 
@@ -27,7 +31,7 @@ ENGINES: dict[str, Engine] = {
         "fer_runtimes.engines.pt:TorchSession", ("pytorch",), ("torch", "timm"), "pip install 'fer-edge[train]'"
     ),
     "onnxruntime": Engine(
-        "fer_runtimes.engines.ort:OrtSession", ("onnx",), ("onnxruntime",), "pip install 'fer-edge[onnx]'"
+        "fer_runtimes.engines.ort:OrtSession", ("onnx", "tensorrt"), ("onnxruntime",), "pip install 'fer-edge[onnx]'"
     ),
     "openvino": Engine(
         "fer_runtimes.engines.ov:OpenVinoSession",
@@ -40,6 +44,7 @@ ENGINES: dict[str, Engine] = {
         ("coreml",),
         ("coremltools",),
         "pip install 'fer-edge[coreml]'",
+        "all",
         system="Darwin",
     ),
     "coreml-reference": Engine(
@@ -48,6 +53,30 @@ ENGINES: dict[str, Engine] = {
         ("coremltools",),
         "pip install 'fer-edge[coreml]'",
         timed=False,
+    ),
+    "onnxruntime-cuda": Engine(
+        "fer_runtimes.engines.ort:OrtSession",
+        ("onnx", "tensorrt"),
+        ("onnxruntime",),
+        "pip install 'fer-edge[onnx-gpu]'",
+        "cuda",
+        "fer_runtimes.cuda:why_no_gpu",
+    ),
+    "tensorrt": Engine(
+        "fer_runtimes.engines.trt:TensorRtSession",
+        ("tensorrt",),
+        ("tensorrt", "cuda.bindings"),
+        "pip install 'fer-edge[tensorrt]'; on a Jetson tensorrt comes with JetPack",
+        "cuda",
+        "fer_runtimes.cuda:why_no_cuda",
+    ),
+    "tensorrt-rtx": Engine(
+        "fer_runtimes.engines.rtx:RtxSession",
+        ("onnx", "tensorrt"),
+        ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"),
+        "pip install 'fer-edge[rtx]'",
+        "cuda",
+        "fer_runtimes.cuda:why_no_gpu",
     ),
     "null": Engine("fer_runtimes.engines.null:NullSession", (), (), ""),
 }

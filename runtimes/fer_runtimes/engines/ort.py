@@ -9,7 +9,11 @@ from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# CUDA computes float32 in TF32, with 10 bits of mantissa, unless told not to.
+_PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+}
 
 
 class OrtSession(Session):
@@ -19,11 +23,11 @@ class OrtSession(Session):
         import onnxruntime
 
         super().__init__(bundle, options)
-        provider = _PROVIDERS.get(options.device)
-        if provider is None:
+        if options.device not in _PROVIDERS:
             raise NotAvailable(
                 f"onnxruntime has no device {options.device!r} here; choose one of {', '.join(_PROVIDERS)}"
             )
+        provider, provider_options = _PROVIDERS[options.device]
         if provider not in onnxruntime.get_available_providers():
             raise NotAvailable(
                 f"this onnxruntime has no {provider}; pip install 'fer-edge[onnx-gpu]', or use --device cpu"
@@ -32,9 +36,15 @@ class OrtSession(Session):
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
+        if options.device != "cpu":  # no node may be left to the CPU without a word
+            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(bundle.file(".onnx")), settings, providers=[provider])
+            self._session = onnxruntime.InferenceSession(
+                str(bundle.file(".onnx")), settings, [(provider, provider_options)]
+            )
         except Exception as error:  # onnxruntime's errors have no common base but Exception
+            if options.device != "cpu":
+                raise NotAvailable(f"onnxruntime cannot run {bundle.path} on {provider} alone: {error}") from error
             raise BadInput(
                 f"{bundle.path}: onnxruntime cannot open the model ({error}); export the bundle again"
             ) from error
@@ -53,10 +63,12 @@ class OrtSession(Session):
         import onnxruntime
 
         settings = self._session.get_session_options()
+        on_cpu = self.options.device == "cpu"
         return Report(
             self.options.device,
             self._session.get_providers()[0],
-            "fp32",
-            settings.intra_op_num_threads,
+            # The CPU provider casts float16 to float32 around each operator; only what passes between them is rounded.
+            "fp32" if on_cpu else self.bundle.manifest.precision,
+            settings.intra_op_num_threads if on_cpu else 0,
             {"onnxruntime": onnxruntime.__version__},
         )
