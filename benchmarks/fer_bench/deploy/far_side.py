@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -54,8 +55,9 @@ def check(root: Path, names: list[str]) -> dict[str, Any]:
 def receive(root: Path, name: str, files: list[dict[str, Any]]) -> None:
     """Takes files from standard input into ``root/name``, which appears when every hash is right, or not at all."""
     root.mkdir(parents=True, exist_ok=True)
-    for left in root.glob(INCOMING + "*"):  # of a board that lost power
-        shutil.rmtree(left, ignore_errors=True)
+    for left in root.glob(INCOMING + "*"):  # by a board that lost power; a younger one may be another's copy, under way
+        if time.time() - left.stat().st_mtime > 86_400:
+            shutil.rmtree(left, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=INCOMING, dir=root))
     try:
         for file in files:

@@ -130,6 +130,9 @@ class Connection:
                     child.stdin.write(chunk)
                 child.stdin.flush()
             answer = child.stdout.read()  # standard input stays open so long: its end tells the board that nobody waits
+        except BaseException:
+            child.kill()  # so that Ctrl-C need not wait for a board that hangs
+            raise
         finally:
             with suppress(BrokenPipeError):
                 child.stdin.close()
