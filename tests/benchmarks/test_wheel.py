@@ -23,6 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_the_same_each_time(wheel: Path, tmp_path: Path) -> None:
     assert build_device_wheel(tmp_path).read_bytes() == wheel.read_bytes()
+    assert {entry.date_time for entry in zipfile.ZipFile(wheel).infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_it_holds_what_a_board_runs_and_nothing_of_training(wheel: Path) -> None:
