@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fer_bench.environment import environment
 from fer_bench.measure import Measured, measure_apart
-from fer_runtimes import metrics
+from fer_runtimes import board, metrics
 from fer_runtimes.bundle import Bundle, Manifest, Reference, read_reference
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import CheckFailed
@@ -52,6 +52,7 @@ def bench(
     breaks the bound under which its bundle was exported.
     """
     measured: list[Measured | str] = []
+    before = board.snapshot()
     with tempfile.TemporaryDirectory() as scratch:
         for job in jobs:
             if job.bundle is None or job.error:
@@ -67,11 +68,13 @@ def bench(
                     queries,
                 )
             )
+    after = board.snapshot(since=before)
     truths = _references(jobs, measured)
     rows = [_row(job, result, faces, truths) for job, result in zip(jobs, measured, strict=True)]
     return {
         "format": FORMAT,
-        "environment": environment(),
+        "environment": environment() | {"before": before, "after": after},
+        "machines": None,
         "data": faces.describe() if faces else None,
         "queries": queries,
         "results": rows,
@@ -136,6 +139,7 @@ def _row(
             "load_ms",
             "model_bytes",
             "peak_rss_bytes",
+            "machine",
         )
     )
     if isinstance(result, str) or job.bundle is None or manifest is None:

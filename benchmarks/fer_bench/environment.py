@@ -7,13 +7,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from fer_runtimes import board
 from fer_runtimes.console import usable_cores
 from fer_runtimes.versions import installed_versions
 
 
 def environment() -> dict[str, Any]:
-    """Machine, system, cores and versions, as plain values."""
+    """Machine, system, cores, versions and board, as plain values."""
     return {
+        "host": platform.node(),
         "cpu": _cpu(),
         "cores": usable_cores(),
         "machine": platform.machine(),
@@ -21,6 +23,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": _commit(),
         "versions": installed_versions(),
+        "board": board.describe(),
     }
 
 

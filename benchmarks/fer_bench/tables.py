@@ -25,6 +25,7 @@ def _text(key: str) -> Callable[[Row], str]:
 
 # heading: how a row's cell is written; a cell whose value is missing becomes "-"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
+    "machine": lambda row: row.get("machine") or "",
     "runtime": lambda row: row["runtime"] + (" (unfolded)" if row["folded"] is False else ""),
     "target": _text("target"),
     "precision": lambda row: (
@@ -45,19 +46,20 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "load ms": lambda row: f"{row['load_ms']:.0f}",
     "model MB": lambda row: f"{row['model_bytes'] / 1e6:.2f}",
 }
+_WORDS = ("machine", "runtime", "target", "precision")
 
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text; columns that no row fills are left out, rows with an error say it in place of figures."""
-    slowest = next(
-        (row["latency_ms"]["p50"] for row in results["results"] if row["latency_ms"] and row["runtime"] == "pytorch"),
-        None,
-    )
+    slowest: dict[str | None, float] = {}  # by machine: a ratio across machines would say nothing of the runtime
+    for row in results["results"]:
+        if row["latency_ms"] and row["runtime"] == "pytorch":
+            slowest.setdefault(row.get("machine"), row["latency_ms"]["p50"])
     rows = [
         row
         | {
-            "speed_up": slowest / row["latency_ms"]["p50"]
-            if slowest and row["latency_ms"] and row["runtime"] != "null"
+            "speed_up": slowest[row.get("machine")] / row["latency_ms"]["p50"]
+            if row.get("machine") in slowest and row["latency_ms"] and row["runtime"] != "null"
             else None
         }
         for row in results["results"]
@@ -76,7 +78,7 @@ def _cell(write: Callable[[Row], str], row: Row) -> str:
 
 def caption(results: dict[str, Any]) -> str:
     """Where and on what the figures were made."""
-    place, data = results["environment"], results["data"]
+    data = results["data"]
     on = (
         f"{data['images']} images of {data['name']} {data['split']}"
         if data
@@ -85,10 +87,29 @@ def caption(results: dict[str, Any]) -> str:
     if data and data.get("also_in_training"):
         on += f", of which {data['also_in_training']} stand in the training split too (“unseen” leaves them out)"
     facing = sorted({row["agreement_with"] for row in results["results"] if row["agreement_with"]})
-    return (
-        f"{place['cpu']}, {place['cores']} cores; {on}; latency of one image at a time, {results['queries']} queries after warm-up"
-        + (f"; agreement of top-1 with {' / '.join(facing)}" if facing else "")
+    machines = results.get("machines") or {None: results}
+    places = [
+        f"{name}: {_place(facts['environment'])}" if name else _place(facts["environment"])
+        for name, facts in machines.items()
+    ]
+    queries = " or ".join(map(str, sorted({facts["queries"] for facts in machines.values()})))
+    return f"{'; '.join(places)}; {on}; latency of one image at a time, {queries} queries after warm-up" + (
+        f"; agreement of top-1 with {' / '.join(facing)}" if facing else ""
     )
+
+
+def _place(environment: dict[str, Any]) -> str:
+    """The machine in some words: what it is, and what its settings and its heat did to the figures."""
+    board = environment.get("board") or {}
+    facts = [
+        board.get("model"),
+        environment["cpu"],
+        f"{environment['cores']} cores",
+        board.get("jetpack") and f"JetPack {board['jetpack']}",
+        board.get("power_mode") and f"power mode {board['power_mode']}",
+        "throttled while measuring" if (environment.get("after") or {}).get("throttled") else None,
+    ]
+    return ", ".join(filter(None, facts))
 
 
 def terminal(results: dict[str, Any]) -> Table:
@@ -97,8 +118,8 @@ def terminal(results: dict[str, Any]) -> Table:
 
     headings, rows = cells(results)
     table = Table(caption=caption(results), caption_justify="left")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i > 3 else "left", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
@@ -112,14 +133,10 @@ def markdown(results: dict[str, Any]) -> str:
     if scored:
         lines += ["", "Recall per class:", "", _line(["runtime", *LABELS]), _line(["---"] * (len(LABELS) + 1))]
         lines += [
-            _line([_COLUMNS["runtime"](row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])])
-            for row in scored
+            _line([_who(row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])]) for row in scored
         ]
     if failed := [
-        f"- {row['runtime']}: {row[key]}"
-        for row in results["results"]
-        for key in ("error", "parity_failure")
-        if row[key]
+        f"- {_who(row)}: {row[key]}" for row in results["results"] for key in ("error", "parity_failure") if row[key]
     ]:
         lines += ["", *failed]
     return "\n".join(lines) + "\n"
@@ -143,6 +160,10 @@ def comma_separated(results: dict[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return out.getvalue()
+
+
+def _who(row: Row) -> str:
+    return f"{row['machine']}: {_COLUMNS['runtime'](row)}" if row.get("machine") else _COLUMNS["runtime"](row)
 
 
 def _line(values: list[str]) -> str:

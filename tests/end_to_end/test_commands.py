@@ -89,7 +89,7 @@ def test_the_shipped_checkpoint_runs_with_no_option_but_the_runtime(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["fer-train", "fer-export", "fer-bench"])
+@pytest.mark.parametrize("name", ["fer-train", "fer-export", "fer-bench", "fer-deploy"])
 def test_help_shows_examples(command: Command, name: str) -> None:
     assert "Examples" in command(name, "--help").stdout
 

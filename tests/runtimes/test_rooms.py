@@ -57,7 +57,7 @@ def test_the_board_has_no_heavy_package(board: Path) -> None:
         assert run(board, f"import {name}").returncode != 0
 
 
-@pytest.mark.parametrize("package", ["fer_train", "fer_export", "fer_bench"])
+@pytest.mark.parametrize("package", ["fer_train", "fer_export", "fer_bench", "fer_bench.deploy"])
 def test_every_help_works_on_a_board(board: Path, package: str) -> None:
     shown = run(board, f"from {package}.cli import main; main()", "--help")
     assert shown.returncode == 0, shown.stderr
@@ -76,7 +76,7 @@ def test_every_module_of_the_device_side_imports_on_a_board(board: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("package", ["fer_train", "fer_export", "fer_bench"])
+@pytest.mark.parametrize("package", ["fer_train", "fer_export", "fer_bench", "fer_bench.deploy"])
 def test_help_loads_nothing_heavy(package: str) -> None:
     code = (
         f"import sys; from {package}.cli import app; print([m for m in {(*HEAVY, 'numpy', 'PIL')} if m in sys.modules])"

@@ -1,0 +1,1 @@
+"""fer-deploy: bundles to a board over ssh, measured there, results brought back."""
