@@ -22,7 +22,9 @@ demo: $(READY)
 	$(BIN)/fer-export --target all --out $(DEMO) $(if $(DATA),--data $(DATA))
 	$(BIN)/fer-bench --runtime all --model $(DEMO) $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md
 
+# fer-deploy is tested against a real sshd on loopback, which is installed where that may be done.
 test: $(READY)
+	@test -x /usr/sbin/sshd || test "$$(id -u)" != 0 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server; }
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -38,7 +40,7 @@ figures: $(READY)
 # Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
 # kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.
 constraints:
-	uv pip compile pyproject.toml --universal --python-version 3.10 --extra all --extra dev --no-annotate --no-header --no-emit-package fer-edge \
+	uv pip compile pyproject.toml --universal --python-version 3.10 --extra all --extra rtx --extra dev --no-annotate --no-header --no-emit-package fer-edge \
 	  $(UPGRADE) --output-file constraints.txt
 
 clean:
