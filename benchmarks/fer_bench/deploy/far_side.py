@@ -26,6 +26,9 @@ from typing import Any
 
 READY = "fer-deploy.json"  # in the environment: what it was made from, written when it is complete
 INCOMING = ".incoming-"
+RELEASE = Path("/etc/nv_tegra_release")
+# Jetson Linux: what its CUDA driver can load. JetPack 6 has CUDA 12, and pip would take the newest bindings.
+FITTING = {"# R36": {"tensorrt": "cuda-bindings<13"}}
 
 
 def check(root: Path, names: list[str]) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def check(root: Path, names: list[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "free": shutil.disk_usage(standing).free,
         "can_make_environments": find_spec("venv") is not None and find_spec("ensurepip") is not None,
-        "jetson": Path("/etc/nv_tegra_release").exists(),
+        "jetson": RELEASE.exists(),
         "tensorrt": find_spec("tensorrt") is not None,
         "present": [name for name in names if (root / name).is_dir()],
         "environment": json.loads(ready.read_text()) if ready.exists() else None,
@@ -96,7 +99,9 @@ def install(root: Path, wheel: str, wheels: str | None, recipe: dict[str, Any]) 
     extras = f"[{','.join(recipe['extras'])}]" if recipe["extras"] else ""
     only = ["--no-index", "--find-links", wheels] if wheels else []
     # Below the root, not by its whole path: pip reads a semicolon or a bracket in that as its own syntax.
-    _run([*pip, "install", "--quiet", *only, f"./{wheel}{extras}"], cwd=root)
+    fitting = FITTING.get(RELEASE.read_text()[:5], {}) if RELEASE.exists() else {}
+    bounds = [bound for extra, bound in fitting.items() if extra in recipe["extras"]]
+    _run([*pip, "install", "--quiet", *only, f"./{wheel}{extras}", *bounds], cwd=root)
     ready.with_suffix(".new").write_text(json.dumps(recipe))
     ready.with_suffix(".new").replace(ready)
 
