@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Command, public_of, write_key
 
+from fer_export.targets import TARGETS
 from fer_runtimes.bundle import MANIFEST, Bundle, read_bundle
 from fer_runtimes.files import sha256_of
 from fer_runtimes.signing import trusted_signer
@@ -47,6 +48,7 @@ def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) 
         "onnx",
         "openvino",
         "tensorrt",
+        "coreml",
     ]
     out = tmp_path / "out.json"
     measured = command(
@@ -76,6 +78,7 @@ def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) 
         ("onnxruntime", "tensorrt"),
         ("openvino", "onnx"),
         ("openvino", "openvino"),
+        ("coreml-reference", "coreml"),
     ]
     assert {row["accuracy"] for row in rows} == {rows[0]["accuracy"]}
     assert "onnxruntime" in measured.stdout
@@ -247,4 +250,4 @@ def test_an_export_of_every_target_is_signed(
         "fer-export", "--target", "all", "--checkpoint", checkpoint, "--out", tmp_path / "build", "--sign", key
     )
     assert done.returncode == 0, done.stderr
-    assert [trusted_signer(Path(line)) for line in done.stdout.split()] == ["alice"] * 3
+    assert [trusted_signer(Path(line)) for line in done.stdout.split()] == ["alice"] * len(TARGETS)

@@ -23,6 +23,7 @@ def test_every_face_net_ends_at_three_pixels_with_seven_logits(name: str) -> Non
         ("resnet18", 48),
         ("vit_tiny_patch16_224", 64),
         ("mobilenetv3_small_100", 64),
+        ("vgg11", 64),  # knows no drop_path_rate
     ],
 )
 def test_timm_architectures_take_grey_faces_of_the_asked_size(name: str, size: int) -> None:

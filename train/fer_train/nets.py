@@ -49,12 +49,9 @@ def build_net(
     """
     import timm
 
-    args: dict[str, Any] = {
-        "num_classes": len(LABELS),
-        "in_chans": 1,
-        "drop_rate": drop_rate,
-        "drop_path_rate": drop_path_rate,
-    }
+    args: dict[str, Any] = {"num_classes": len(LABELS), "in_chans": 1, "drop_rate": drop_rate}
+    if drop_path_rate:  # an architecture without paths to drop (VGG, Inception) knows no such word
+        args["drop_path_rate"] = drop_path_rate
     if name in FACE_NETS:
         net = _face_net(name, args)
     elif timm.is_model(name):
