@@ -64,7 +64,7 @@ def source(checkpoint: Path) -> Source:
     """That checkpoint, folded, with its reference. Copy it before changing it."""
     from fer_export.pipeline import load_source
 
-    return load_source(checkpoint)
+    return load_source(checkpoint, drawn_faces(160, seed=0))  # as many as the reference executor does in a second
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,7 @@ def bundles(source: Source, checkpoint: Path, tmp_path_factory: pytest.TempPathF
         for target, row in TARGETS.items()
         for precision in row.tolerances
     }
-    made["pytorch unfolded"] = export(load_source(checkpoint, folding=False), "pytorch", out)
+    made["pytorch unfolded"] = export(load_source(checkpoint, drawn_faces(160, seed=0), folding=False), "pytorch", out)
     return made
 
 
