@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fer_runtimes.errors import NotAvailable
 from fer_runtimes.files import cache_dir
-from peers.table import BESIDE, NODE, ON_TENSORFLOW, TENSORFLOW, Peer
+from peers.table import BESIDE, NODE, ON_BESIDE, ON_TENSORFLOW, TENSORFLOW, Peer
 
 HERE = Path(__file__).parent
 ROOMS = (HERE.parent, HERE.parents[1] / "runtimes")
@@ -65,8 +65,12 @@ class Environments:
 
     @cached_property
     def beside(self) -> Path:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        return self._made("beside", BESIDE, lambda folder: _run(*pip, "--target", str(folder), *BESIDE))
+        def make(folder: Path) -> None:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder)]
+            _run(*pip, *BESIDE)
+            _run(*pip, "--no-deps", *ON_BESIDE)
+
+        return self._made("beside", (*BESIDE, *ON_BESIDE), make)
 
     @cached_property
     def tensorflow(self) -> Path:

@@ -124,7 +124,8 @@ def _score(
     for peer in peers:
         if peer.repeats and peer.name in launches and peer.repeats[0] in found:
             other, least = peer.repeats
-            share = float((found[peer.name].argmax(1) == found[other].argmax(1)).mean())
+            same = found[peer.name].argmax(1) == found[other].argmax(1)
+            share = float(same[: len(faces)].mean())
             rows[peer.name]["agreement"] = {"with": other, "share": share}
             if share < least:
                 reason = f"repeats the labels of {other} on {share:.2%} of the images only, expected {least:.1%}"

@@ -15,9 +15,10 @@ TENSORFLOW = (
     "tf2onnx==1.17.0",
     "setuptools<81",  # fer imports pkg_resources
 )
-# Their own lists ask for video and training packages that classifying a face does not touch.
+# Installed alone: their own lists ask for video and training packages that classifying a face does not touch.
 ON_TENSORFLOW = ("fer==25.10.3", "facex==1.1.0", "tf_keras==2.21.0")
-BESIDE = ("opencv-python-headless==4.13.0.92", "hsemotion-onnx==0.3.1", "rmn==3.3.0", "pytorchcv==0.0.74")
+BESIDE = ("requests==2.32.5",)
+ON_BESIDE = ("opencv-python-headless==4.13.0.92", "hsemotion-onnx==0.3.1", "rmn==3.3.0", "pytorchcv==0.0.74")
 NODE = (
     "@vladmandic/face-api@1.7.15",
     "@vladmandic/human@3.3.6",
