@@ -30,7 +30,7 @@ def peers(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads and cores of each peer while it is timed.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of timing, each in fresh processes.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Least length of a peer's round.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Least length of a peer's round.")] = 1.0,
     json_out: Annotated[
         Optional[Path], typer.Option("--json", help="Write everything, raw times too, as JSON.")
     ] = None,

@@ -35,15 +35,16 @@ P99_QUERIES = 662
 @dataclass(frozen=True)
 class Settings:
     """threads: of each peer, which is also bound to so many cores while it is timed
-    rounds, seconds, queries: a round of a peer lasts until both have passed, at most four times ``seconds``
+    rounds, seconds, queries: a round of a peer lasts until both have passed, at most ``most_seconds``
     varied: images, drawn with seed 0, that are zoomed and rotated
     """
 
     threads: int = 1
     rounds: int = 5
-    seconds: float = 2.0
+    seconds: float = 1.0
     queries: int = 140
-    varied: int = 1000
+    most_seconds: float = 6.0
+    varied: int = 600
 
 
 class Failed(Exception):
@@ -178,7 +179,7 @@ def _time(
                 "seed": turn,
                 "seconds": settings.seconds,
                 "queries": settings.queries,
-                "most_seconds": 4 * settings.seconds,
+                "most_seconds": settings.most_seconds,
             }
             try:
                 with _bound_to(settings.threads):
