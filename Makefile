@@ -9,7 +9,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint figures constraints clean
+.PHONY: demo test lint figures peers constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -36,6 +36,10 @@ lint: $(READY)
 figures: $(READY)
 	$(BIN)/fer-bench --runtime all --data $(DATA) --queries 5000 --markdown build/figures.md --json build/figures.json
 	$(BIN)/python benchmarks/paste_results.py build/figures.md README.md docs/model-card.md
+
+# What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
+peers: $(READY)
+	$(BIN)/python -m peers --data $(DATA) --json build/peers.json --markdown build/peers.md
 
 # Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
 # kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.
