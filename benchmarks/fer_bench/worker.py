@@ -155,7 +155,7 @@ def _sleep_till_quiet() -> bool:
     until = time.monotonic() + QUIET_S
     while time.monotonic() < until:
         began, used = time.monotonic(), time.process_time()
-        time.sleep(0.01)
+        time.sleep(0.05)  # long enough that a thread which waits for a core on a busy machine shows
         if time.process_time() - used < QUIET * (time.monotonic() - began):
             return True
     return False

@@ -280,7 +280,9 @@ def test_workers_sleep_between_their_rounds(bundles: dict[str, Bundle]) -> None:
             assert apart.ask("round", 100, 0.1).quiet
             before = _processor_seconds(apart.process.pid)
             time.sleep(0.5)
-            assert _processor_seconds(apart.process.pid) - before <= 0.01  # a tick; ONNX Runtime's pool spins for three
+            assert (
+                _processor_seconds(apart.process.pid) - before <= 0.02
+            )  # two ticks; ONNX Runtime's pool spins for three or more
 
 
 def _processor_seconds(pid: int | None) -> float:
