@@ -280,9 +280,8 @@ def test_workers_sleep_between_their_rounds(bundles: dict[str, Bundle]) -> None:
             assert apart.ask("round", 100, 0.1).quiet
             before = _processor_seconds(apart.process.pid)
             time.sleep(0.5)
-            assert (
-                _processor_seconds(apart.process.pid) - before <= 0.02
-            )  # two ticks; ONNX Runtime's pool spins for three or more
+            after = _processor_seconds(apart.process.pid)
+            assert after - before <= 0.02  # two ticks; ONNX Runtime's pool spins for three or more
 
 
 def _processor_seconds(pid: int | None) -> float:
@@ -305,11 +304,12 @@ other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 time.sleep(0.2)
 beside = work()
 other.kill()
-print(noise.summary([alone])["busy_share"], noise.summary([beside])["busy_share"], alone.switches, beside.switches)
+for part in (alone, beside):
+    print(noise.summary([part])["busy_share"], part.own / part.capacity, part.switches)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    alone, beside, switches_alone, switches_beside = map(float, done.stdout.split())
-    assert beside > 0.25  # two that work without pause share a core half and half, less what a third takes of it
-    assert alone < 0.9  # it is itself no other
-    assert beside > alone - 0.1
-    assert switches_beside > switches_alone or alone > 0.25
+    alone, beside = (tuple(map(float, line.split())) for line in done.stdout.splitlines())
+    for others, own, _ in (alone, beside):  # whatever else runs here: the core never rests
+        assert others + own == pytest.approx(1, abs=0.1)
+    assert beside[0] > 0.25  # two that work without pause share a core half and half, less what a third takes of it
+    assert beside[2] > 0
