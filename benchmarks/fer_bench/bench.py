@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_bench.environment import environment
-from fer_bench.measure import Measured, measure_apart
+from fer_bench.latency import summarise
+from fer_bench.measure import Measured, Task, measure
+from fer_bench.stats import ratio
+from fer_bench.tables import name_of
 from fer_runtimes import board, metrics
 from fer_runtimes.bundle import Bundle, Manifest, Reference, read_reference
 from fer_runtimes.data import Faces
@@ -22,6 +25,7 @@ from fer_runtimes.parity import Tolerance, check, compare
 from fer_runtimes.session import Options
 
 FORMAT = 1
+SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -43,40 +47,39 @@ def bench(
     options: Options,
     queries: int,
     say: Callable[[str], None] = lambda _: None,
+    seconds: float = SECONDS,
+    raw: bool = False,
 ) -> dict[str, Any]:
-    """Measures every job in its own process and returns the result file's content (``docs/results.md``).
+    """Measures every job in its own process, in turns, and returns the result file's content (``docs/results.md``).
+
+    queries, seconds: at least, for each job; raw: keep every time that was taken.
 
     Agreement is with the PyTorch row of the same checkpoint, unfolded where it is among the jobs,
     on the data's images; without data, or without such a row, with the float64 answers in the
     bundle. ``agreement_with`` says which. ``parity_failure`` is set where an engine, on this machine,
     breaks the bound under which its bundle was exported.
     """
-    measured: list[Measured | str] = []
     before = board.snapshot()
     with tempfile.TemporaryDirectory() as scratch:
-        for job in jobs:
-            if job.bundle is None or job.error:
-                measured.append(job.error or "no bundle")
-                continue
-            say(f"{job.runtime} on {job.bundle.path.name}")
-            measured.append(
-                measure_apart(
-                    job.bundle.path,
-                    job.runtime,
-                    options,
-                    _images(faces, job.bundle.manifest, Path(scratch)),
-                    queries,
-                )
-            )
+        tasks = {
+            i: Task(job.bundle.path, job.runtime, _images(faces, job.bundle.manifest, Path(scratch)))
+            for i, job in enumerate(jobs)
+            if job.bundle is not None and not job.error
+        }
+        results, meanwhile = measure(list(tasks.values()), options, queries, seconds, say)
     after = board.snapshot(since=before)
+    done = dict(zip(tasks, results, strict=True))
+    measured = [done.get(i, job.error or "no bundle") for i, job in enumerate(jobs)]
     truths = _references(jobs, measured)
-    rows = [_row(job, result, faces, truths) for job, result in zip(jobs, measured, strict=True)]
+    rows = [_row(job, result, faces, truths, raw) for job, result in zip(jobs, measured, strict=True)]
+    _add_ratios(rows, measured)
     return {
         "format": FORMAT,
-        "environment": environment() | {"before": before, "after": after},
+        "environment": environment() | meanwhile | {"before": before, "after": after},
         "machines": None,
         "data": faces.describe() if faces else None,
         "queries": queries,
+        "seconds": seconds,
         "results": rows,
     }
 
@@ -95,18 +98,38 @@ def _references(jobs: Sequence[Job], measured: Sequence[Measured | str]) -> dict
     """Per checkpoint: what to call the PyTorch reference, and its logits on the data."""
     found: dict[str, tuple[str, NDArray[np.float32]]] = {}
     for job, result in zip(jobs, measured, strict=True):
-        if job.runtime == "pytorch" and job.bundle and isinstance(result, Measured) and result.logits is not None:
+        if (
+            job.runtime == "pytorch"
+            and job.bundle
+            and isinstance(result, Measured)
+            and result.answers.logits is not None
+        ):
             source = job.bundle.manifest.source
             if source["checkpoint_sha256"] not in found or not source["folded"]:
                 found[source["checkpoint_sha256"]] = (
                     f"pytorch {'folded' if source['folded'] else 'unfolded'} fp32",
-                    result.logits,
+                    result.answers.logits,
                 )
     return found
 
 
+def _add_ratios(rows: Sequence[dict[str, Any]], measured: Sequence[Measured | str]) -> None:
+    """Each timed row's ratio to the first PyTorch row, from the rounds that they took in turns."""
+    rounds = [result.rounds if isinstance(result, Measured) else [] for result in measured]
+    first = next((i for i, row in enumerate(rows) if row["runtime"] == "pytorch" and rounds[i]), None)
+    if first is None:
+        return
+    for row, own in zip(rows, rounds, strict=True):
+        if own and row["runtime"] != "null":  # it does nothing: there is nothing to be faster at
+            row["ratio"] = asdict(ratio(name_of(rows[first]), rounds[first], own))
+
+
 def _row(
-    job: Job, result: Measured | str, faces: Faces | None, truths: dict[str, tuple[str, NDArray[np.float32]]]
+    job: Job,
+    result: Measured | str,
+    faces: Faces | None,
+    truths: dict[str, tuple[str, NDArray[np.float32]]],
+    raw: bool,
 ) -> dict[str, Any]:
     manifest = job.bundle.manifest if job.bundle else None
     row: dict[str, Any] = {
@@ -136,46 +159,60 @@ def _row(
             "agreement_with",
             "max_abs_logit",
             "latency_ms",
+            "ratio",
+            "cold_start_ms",
             "load_ms",
+            "first_inference_ms",
+            "prepare_ms",
             "model_bytes",
             "peak_rss_bytes",
+            "rss_over_bare_bytes",
+            "involuntary_switches",
+            "raw_ns",
             "machine",
         )
     )
     if isinstance(result, str) or job.bundle is None or manifest is None:
         return row | empty
+    answers = result.answers
     row |= empty | {
-        "device": result.report["device"],
-        "provider": result.report["provider"],
-        "compute": result.report["compute"],
-        "threads": result.report["threads"],
-        "notes": list(result.report["notes"]),
-        "latency_ms": asdict(result.latency) if result.latency else None,
-        "load_ms": result.load_ms if result.latency else None,
+        "device": answers.report["device"],
+        "provider": answers.report["provider"],
+        "compute": answers.report["compute"],
+        "threads": answers.report["threads"],
+        "notes": [*answers.report["notes"], *result.notes],
+        "prepare_ms": answers.prepare_ms,
         "model_bytes": job.bundle.model_bytes,
-        "peak_rss_bytes": result.peak_rss_bytes,
+        "peak_rss_bytes": answers.peak_rss_bytes,
+        "rss_over_bare_bytes": answers.rss_over_bare_bytes,
     }
+    if result.rounds:
+        row |= asdict(result.opened) | {
+            "latency_ms": asdict(summarise(result.rounds)),
+            "involuntary_switches": result.switches,
+            "raw_ns": [taken.tolist() for taken in result.rounds] if raw else None,
+        }
     if job.runtime == "null":  # it answers nothing, so it has nothing to be right or wrong about
         return row
     reference = read_reference(job.bundle)
     row["parity_failure"] = _parity_failure(
-        job.bundle, reference, result.reference_logits, f"{job.runtime} on {manifest.name}"
+        job.bundle, reference, answers.reference_logits, f"{job.runtime} on {manifest.name}"
     )
     truth = truths.get(manifest.source["checkpoint_sha256"])
-    if result.logits is not None and truth is not None:
-        row |= _agreement(result.logits, truth[1], truth[0])
+    if answers.logits is not None and truth is not None:
+        row |= _agreement(answers.logits, truth[1], truth[0])
     else:
         row |= _agreement(
-            result.reference_logits,
+            answers.reference_logits,
             reference.logits,
             f"float64 reference, {len(reference.images)} images of the bundle",
         )
-    if faces is not None and result.logits is not None:
-        table = metrics.confusion(faces.labels, result.logits.argmax(1))
+    if faces is not None and answers.logits is not None:
+        table = metrics.confusion(faces.labels, answers.logits.argmax(1))
         recall = [None if np.isnan(value) else float(value) for value in metrics.recall(table)]
         row |= {
             "accuracy": metrics.accuracy(table),
-            "accuracy_unseen": _accuracy_unseen(faces, result.logits),
+            "accuracy_unseen": _accuracy_unseen(faces, answers.logits),
             "macro_f1": metrics.macro_f1(table),
             "recall": recall,
             "confusion": table.tolist(),

@@ -46,13 +46,15 @@ def bench(
         str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")
     ] = "",
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")] = 0,
-    queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime.")] = 1024,
+    queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime, at least.")] = 1024,
+    seconds: Annotated[float, typer.Option(min=0, help="Timed seconds a runtime, at least.")] = 2.0,
+    raw: Annotated[bool, typer.Option("--raw", help="Keep every time taken in the JSON, in nanoseconds.")] = False,
     require_signature: Annotated[
         bool, typer.Option("--require-signature", help="Run only bundles signed by a trusted key (docs/bundle.md).")
     ] = False,
     list_runtimes: Annotated[bool, typer.Option("--list", help="List runtimes and what each lacks here.")] = False,
 ) -> None:
-    """Measures runtimes on the same model and the same images, each in a process of its own.
+    """Measures runtimes on the same model and the same images, each in a process of its own, in turns.
 
     Examples:
 
@@ -80,6 +82,8 @@ def bench(
 
     if model and checkpoint:
         raise typer.BadParameter("--model names bundles that exist, --checkpoint one to export; give one of them")
+    if raw and not json_out:
+        raise BadInput("--raw needs --json: the times are kept there")
     if require_signature and not model:
         raise BadInput("--require-signature needs --model: what is exported on the fly is not signed")
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -98,7 +102,9 @@ def bench(
             faces,
             Options(device, threads or console.usable_cores()),
             queries,
-            lambda text: status.update(f"measuring {text}"),
+            lambda text: status.update(f"measuring: {text}"),
+            seconds,
+            raw,
         )
     for path, content in (
         (json_out, json.dumps(results, indent=2) + "\n"),

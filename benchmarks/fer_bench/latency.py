@@ -8,55 +8,102 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_bench import stats
 from fer_runtimes.session import Session
 
-WARMUP_S = 0.3
+WARMUP_S = 0.2
 WARMUP_QUERIES = 50
+WINDOW_S = 0.05
+WINDOW_QUERIES = 20
+STEADY = 0.02  # by which the medians of three windows in a row may differ
+SETTLE_S = 10.0
+LEAD_IN = 5  # queries that open a round, untimed: another runtime has just had the caches
+
+Images = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds; percentiles are observed values (the smallest that at least that share does not exceed)."""
+    """Milliseconds. A percentile that so few queries do not support is None, and so is its bound.
 
-    p50: float
-    p90: float
-    p99: float
+    p50, p90, p99: as observed; ``_bound``: no more than this, with 99 % confidence (LoadGen's early
+    stopping); p50_interval: 95 %, from resampled rounds, None with too few of them
+    """
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
     mean: float
     count: int
+    p50_interval: list[float] | None
+    p50_bound: float | None
+    p90_bound: float | None
+    p99_bound: float | None
 
 
-def measure(session: Session, images: NDArray[np.uint8], queries: int, seed: int = 0) -> Latency:
-    """Times ``queries`` single-image inferences on ``images``, uint8 ``[N, 1, S, S]``, after a warm-up.
+def settle(session: Session, images: Images, random: np.random.Generator, limit_s: float = SETTLE_S) -> bool:
+    """Warms up: 0.2 s and 50 queries, then until the medians of three windows in a row differ by at most 2 %.
 
-    The warm-up ends when both 0.3 s and 50 queries have passed: memory, autotuning and clock
-    frequency settle in it. The garbage collector rests while the clock runs.
+    Memory, autotuning and clock frequency settle in it. images: each uint8 ``[1, 1, S, S]``.
+    Returns False if they still differ after ``limit_s`` seconds.
     """
-    singles = [np.ascontiguousarray(images[i : i + 1]) for i in range(len(images))]
-    order = np.random.default_rng(seed).integers(0, len(singles), queries)
-    warm_until, done = time.perf_counter() + WARMUP_S, 0
-    while done < WARMUP_QUERIES or time.perf_counter() < warm_until:
-        session.infer(singles[done % len(singles)])
-        done += 1
-    taken = np.empty(queries, np.int64)
+    until = time.perf_counter() + limit_s
+    window(session, images, random, WARMUP_QUERIES, WARMUP_S)
+    medians: list[float] = []
+    while time.perf_counter() < until:
+        medians.append(float(np.median(window(session, images, random, WINDOW_QUERIES, WINDOW_S))))
+        if len(medians) >= 3 and max(medians[-3:]) <= min(medians[-3:]) * (1 + STEADY):
+            return True
+    return False
+
+
+def window(
+    session: Session, images: Images, random: np.random.Generator, queries: int, seconds: float, lead_in: int = 0
+) -> NDArray[np.int64]:
+    """Nanoseconds of single-image inferences in their order: at least so many, and for at least so long.
+
+    lead_in: queries before them that are not timed. The garbage collector rests while the clock runs.
+    """
+    order = random.integers(0, len(images), 4096).tolist()  # drawn before, taken again from the start if that is short
+    taken: list[int] = []
     clock = time.perf_counter_ns
+    with _no_garbage_collection():
+        for image in images[:lead_in]:
+            session.infer(image)
+        until = clock() + int(seconds * 1e9)
+        ended, i = 0, 0
+        while i < queries or ended < until:
+            image = images[order[i % 4096]]
+            began = clock()
+            session.infer(image)
+            ended = clock()
+            taken.append(ended - began)
+            i += 1
+    return np.array(taken, np.int64)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
     gc.collect()
     gc.disable()
     try:
-        for i, image in enumerate(order):
-            began = clock()
-            session.infer(singles[image])
-            taken[i] = clock() - began
+        yield
     finally:
         gc.enable()
-    return summarise(taken)
 
 
-def summarise(nanoseconds: NDArray[np.int64]) -> Latency:
-    """Percentiles and mean of raw times in nanoseconds."""
-    p50, p90, p99 = np.percentile(nanoseconds, [50, 90, 99], method="inverted_cdf") / 1e6
-    return Latency(float(p50), float(p90), float(p99), float(nanoseconds.mean() / 1e6), len(nanoseconds))
+def summarise(rounds: Sequence[NDArray[np.int64]]) -> Latency:
+    """Percentiles and mean of raw times in nanoseconds, round by round."""
+    every = np.concatenate(rounds)
+    (p50, p50_bound), (p90, p90_bound), (p99, p99_bound) = (
+        stats.percentile(every, share) for share in (0.5, 0.9, 0.99)
+    )
+    interval = list(stats.p50_interval(rounds) or ()) or None
+    return Latency(p50, p90, p99, float(every.mean() / 1e6), len(every), interval, p50_bound, p90_bound, p99_bound)

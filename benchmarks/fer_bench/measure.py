@@ -1,84 +1,167 @@
-"""One bundle on one runtime, measured in a fresh process of its own.
+"""Bundles on runtimes, each in a process of its own, measured in turns.
 
 A process apiece keeps thread pools from fighting, makes load time and memory mean something, and
-lets a runtime that dies cost its own row and no other.
+lets a runtime that dies cost its own row and no other. All are open at once and take turns, in a new
+random order each round, so that a machine that warms up or slows down does so for all alike; while
+one is at work the others sleep.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
-import platform
+import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_bench.latency import Latency, measure
-from fer_runtimes.bundle import read_bundle, read_reference
+from fer_bench import noise
+from fer_bench.latency import SETTLE_S, STEADY
+from fer_bench.worker import QUIET_S, Answers, Opened, Round, serve
 from fer_runtimes.engines import ENGINES
-from fer_runtimes.errors import FerError
-from fer_runtimes.session import Options, open_session
+from fer_runtimes.session import Options
 
-BATCH = 128
+ROUND = 200  # queries; a round of a fast runtime is as many as fill its share of the time
+ROUNDS = 12  # at least: intervals come from resampling them
+
+
+@dataclass(frozen=True)
+class Task:
+    """images: a .npy of uint8 ``[N, 1, S, S]`` to answer and to time on; None for the bundle's own."""
+
+    bundle: Path
+    runtime: str
+    images: Path | None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the process brings back. latency: None where it would say nothing of the engine. logits: float32 of the data's images, or None; reference_logits: of the bundle's own."""
+    """What a process brought back. rounds: nanoseconds of each query, by round, none where the time would say nothing of the engine."""
 
-    latency: Latency | None
-    load_ms: float
-    peak_rss_bytes: int
-    report: dict[str, Any]
-    logits: NDArray[np.float32] | None
-    reference_logits: NDArray[np.float32]
+    opened: Opened
+    rounds: list[NDArray[np.int64]]
+    switches: int
+    notes: tuple[str, ...]
+    answers: Answers
 
 
-def measure_apart(bundle: Path, runtime: str, options: Options, images: Path | None, queries: int) -> Measured | str:
-    """Measures in a new process. images: a .npy of uint8 ``[N, 1, S, S]`` to answer and to time on.
+class Apart:
+    """A worker's process. Once it has failed, ``error`` says why in one line and ``ask`` returns None."""
 
-    Returns one line of text where the runtime cannot run or dies.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    def __init__(self, task: Task, options: Options) -> None:
+        self.task = task
+        self.error: str | None = None
+        context = multiprocessing.get_context("spawn")
+        self._pipe, there = context.Pipe()
+        arguments = (there, task.bundle, task.runtime, options, task.images, time.monotonic_ns())
+        self.process = context.Process(target=serve, args=arguments, name=task.runtime, daemon=True)
+        self.process.start()
+        there.close()  # else the pipe would stay open when the process dies
+        self.opened: Opened | None = self._receive()
+
+    def ask(self, name: str, *values: Any) -> Any:
+        """What the worker's method of that name returns."""
+        if self.error is not None:
+            return None
         try:
-            return pool.submit(_measure, bundle, runtime, options, images, queries).result()
-        except FerError as error:
-            return " ".join(str(error).split())
-        except BrokenProcessPool:
-            return f"runtime {runtime} died while it was measured (crash, or killed for memory)"
+            self._pipe.send((name, values))
+        except OSError:
+            return self._died()
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            error, value = self._pipe.recv()
+        except (EOFError, OSError):
+            return self._died()
+        self.error = error and " ".join(error.split())
+        return value
+
+    def _died(self) -> None:
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self.error = f"runtime {self.task.runtime} died while it was measured ({how}: a crash, or killed for memory)"
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pipe.close()  # the worker ends by itself if it waits, and is ended if it does not
+        if kind is not None:
+            self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
 
-def _measure(bundle_path: Path, runtime: str, options: Options, images: Path | None, queries: int) -> Measured:
-    bundle = read_bundle(bundle_path)
-    reference = read_reference(bundle)
-    faces = np.load(images, mmap_mode="r") if images else None
-    began = time.perf_counter()
-    with open_session(bundle, runtime, options) as session:
-        load_ms = (time.perf_counter() - began) * 1e3
-        latency = None
-        if ENGINES[runtime].timed:
-            latency = measure(session, faces if faces is not None else reference.images, queries)
-        logits = None
-        if faces is not None:
-            logits = np.concatenate(
-                [session.infer(np.asarray(faces[i : i + BATCH])) for i in range(0, len(faces), BATCH)]
+def measure(
+    tasks: Sequence[Task],
+    options: Options,
+    queries: int,
+    seconds: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Measured | str], dict[str, Any]]:
+    """Measures all tasks in turns; one line of text stands for one that cannot run or dies.
+
+    queries, seconds: at least, for each task. Also returns what the machine did meanwhile:
+    ``busy_share`` and ``steal_share`` of ``noise.summary`` and, once all are open,
+    ``memory_available_bytes`` and ``memory_bytes`` (None where the system does not tell).
+    """
+    with ExitStack() as stack:
+        every = []
+        for task in tasks:
+            say(f"{task.runtime} on {task.bundle.name}: opening")
+            every.append(stack.enter_context(Apart(task, options)))
+        memory = noise.memory() or (None, None)
+        timed = [apart for apart in every if ENGINES[apart.task.runtime].timed]
+        settled: dict[Apart, bool] = {}
+        for apart in timed:
+            say(f"{apart.task.runtime} on {apart.task.bundle.name}: warming up")
+            settled[apart] = apart.ask("settle")
+        count = min(queries, max(ROUNDS, math.ceil(queries / ROUND)))
+        rounds: dict[Apart, list[Round]] = {apart: [] for apart in every}
+        random = np.random.default_rng(0)
+        for number in range(count):
+            say(f"round {number + 1} of {count}")
+            for i in random.permutation(len(timed)):
+                if done := timed[i].ask("round", math.ceil(queries / count), seconds / count):
+                    rounds[timed[i]].append(done)
+        results: list[Measured | str] = []
+        for apart in every:
+            say(f"{apart.task.runtime} on {apart.task.bundle.name}: answering")
+            answers = apart.ask("answer")
+            if apart.error is not None or apart.opened is None:
+                results.append(apart.error or "nothing came back")
+                continue
+            apart.ask("close")  # an engine that dies of this has answered all the same
+            results.append(
+                Measured(
+                    apart.opened,
+                    [done.nanoseconds for done in rounds[apart]],
+                    sum(done.usage.switches for done in rounds[apart]),
+                    _notes(settled.get(apart, True), rounds[apart]),
+                    answers,
+                )
             )
-        reference_logits = session.infer(reference.images)
-        return Measured(latency, load_ms, _peak_rss(), vars(session.report()), logits, reference_logits)
+    spans = [done.usage for part in rounds.values() for done in part]
+    return results, noise.summary(spans) | {"memory_available_bytes": memory[0], "memory_bytes": memory[1]}
 
 
-def _peak_rss() -> int:
-    """Peak resident memory of this process, bytes. On Linux getrusage would count what the parent held before exec."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if platform.system() == "Darwin" else peak * 1024
+def _notes(settled: bool, rounds: Sequence[Round]) -> tuple[str, ...]:
+    notes = []
+    if not settled:
+        notes.append(f"not settled: after {SETTLE_S:g} s of warm-up its medians still differed by over {STEADY:.0%}")
+    if not all(done.quiet for done in rounds):
+        notes.append(f"its threads still ran {QUIET_S:g} s after its rounds, and so beside the other runtimes'")
+    return tuple(notes)

@@ -7,16 +7,32 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fer_bench.stats import SURE
 from fer_runtimes.labels import LABELS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Row = dict[str, Any]
+BUSY = 0.05  # share of the processors that others may take before a table says so
+LITTLE_MEMORY = 0.1  # share of all memory; with less left, pages of files are dropped and read again
+
+
+def name_of(row: Row) -> str:
+    """What tables call a row's runtime."""
+    return str(row["runtime"]) + (" (unfolded)" if row["folded"] is False else "")
 
 
 def _milliseconds(key: str) -> Callable[[Row], str]:
     return lambda row: f"{row['latency_ms'][key]:.3f}"
+
+
+def _speed_up(row: Row) -> str:
+    ratio = row["ratio"]
+    interval = (
+        "" if ratio["low"] is None or ratio["low"] == ratio["high"] else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    )
+    return f"{ratio['value']:.2f}x{interval}"
 
 
 def _text(key: str) -> Callable[[Row], str]:
@@ -26,7 +42,7 @@ def _text(key: str) -> Callable[[Row], str]:
 # heading: how a row's cell is written; a cell whose value is missing becomes "-"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "machine": lambda row: row.get("machine") or "",
-    "runtime": lambda row: row["runtime"] + (" (unfolded)" if row["folded"] is False else ""),
+    "runtime": name_of,
     "target": _text("target"),
     "precision": lambda row: (
         row["precision"]
@@ -42,29 +58,34 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "p90 ms": _milliseconds("p90"),
     "p99 ms": _milliseconds("p99"),
     "mean ms": _milliseconds("mean"),
-    "speed-up": lambda row: f"{row['speed_up']:.1f}x",
+    "speed-up": _speed_up,
     "load ms": lambda row: f"{row['load_ms']:.0f}",
     "model MB": lambda row: f"{row['model_bytes'] / 1e6:.2f}",
 }
+_FURTHER: dict[str, Callable[[Row], str]] = {
+    "runtime": lambda row: _who(row),
+    "target": _text("target"),
+    "precision": _text("precision"),
+    "queries": lambda row: f"{row['latency_ms']['count']}",
+    "p50 ms, 95 %": lambda row: "{:.3f} to {:.3f}".format(*row["latency_ms"]["p50_interval"]),
+    "p90 ms at most": _milliseconds("p90_bound"),
+    "p99 ms at most": _milliseconds("p99_bound"),
+    "prepare ms": lambda row: f"{row['prepare_ms']:.3f}",
+    "cold start ms": lambda row: f"{row['cold_start_ms']:.0f}",
+    "first inference ms": lambda row: f"{row['first_inference_ms']:.1f}",
+    "memory MB": lambda row: f"{row['rss_over_bare_bytes'] / 1e6:.0f}",
+}
 _WORDS = ("machine", "runtime", "target", "precision")
+_NESTED = ("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion")  # what a csv cell does not hold
 
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text; columns that no row fills are left out, rows with an error say it in place of figures."""
-    slowest: dict[str | None, float] = {}  # by machine: a ratio across machines would say nothing of the runtime
-    for row in results["results"]:
-        if row["latency_ms"] and row["runtime"] == "pytorch":
-            slowest.setdefault(row.get("machine"), row["latency_ms"]["p50"])
-    rows = [
-        row
-        | {
-            "speed_up": slowest[row.get("machine")] / row["latency_ms"]["p50"]
-            if row.get("machine") in slowest and row["latency_ms"] and row["runtime"] != "null"
-            else None
-        }
-        for row in results["results"]
-    ]
-    table = {heading: [_cell(write, row) for row in rows] for heading, write in _COLUMNS.items()}
+    return _filled(_COLUMNS, results["results"])
+
+
+def _filled(columns: dict[str, Callable[[Row], str]], rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    table = {heading: [_cell(write, row) for row in rows] for heading, write in columns.items()}
     kept = [heading for heading, column in table.items() if any(text != "-" for text in column)]
     return kept, [[table[heading][i] for heading in kept] for i in range(len(rows))]
 
@@ -72,7 +93,7 @@ def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _cell(write: Callable[[Row], str], row: Row) -> str:
     try:
         return write(row) or "-"
-    except TypeError:  # a figure that this row does not have
+    except (TypeError, KeyError):  # a figure that this row does not have, or that its file was made without
         return "-"
 
 
@@ -93,9 +114,26 @@ def caption(results: dict[str, Any]) -> str:
         for name, facts in machines.items()
     ]
     queries = " or ".join(map(str, sorted({facts["queries"] for facts in machines.values()})))
-    return f"{'; '.join(places)}; {on}; latency of one image at a time, {queries} queries after warm-up" + (
-        f"; agreement of top-1 with {' / '.join(facing)}" if facing else ""
+    compared = sorted({row["ratio"]["to"] for row in results["results"] if row.get("ratio")})
+    return "; ".join(
+        [
+            *places,
+            on,
+            f"latency of one image at a time, at least {queries} queries after warm-up",
+            *([f"speed-up over {' / '.join(compared)} in the same rounds, with its 95 % interval"] if compared else []),
+            *([f"agreement of top-1 with {' / '.join(facing)}"] if facing else []),
+            *map(_unsure, (row for row in results["results"] if row.get("ratio") and row["ratio"]["unsure"])),
+        ]
     )
+
+
+def _unsure(row: Row) -> str:
+    """What a speed-up whose interval is too wide is worth, and what would narrow it."""
+    ratio = row["ratio"]
+    if ratio["low"] is None:
+        return f"speed-up of {_who(row)} unsure: too few rounds for an interval"
+    reach = (ratio["high"] - ratio["low"]) / 2 / ratio["value"]
+    return f"speed-up of {_who(row)} unsure (±{reach:.0%}): --queries {ratio['queries_needed']} would narrow it to ±{SURE:.0%}"
 
 
 def _place(environment: dict[str, Any]) -> str:
@@ -108,6 +146,13 @@ def _place(environment: dict[str, Any]) -> str:
         board.get("jetpack") and f"JetPack {board['jetpack']}",
         board.get("power_mode") and f"power mode {board['power_mode']}",
         "throttled while measuring" if (environment.get("after") or {}).get("throttled") else None,
+        f"BUSY: other programs took {busy:.0%} of its processors while measuring"
+        if (busy := environment.get("busy_share") or 0) > BUSY
+        else None,
+        f"{left / 1e6:.0f} MB of memory left with all runtimes open, too little to trust the figures: measure fewer at once"
+        if (left := environment.get("memory_available_bytes")) is not None
+        and left < LITTLE_MEMORY * environment["memory_bytes"]
+        else None,
     ]
     return ", ".join(filter(None, facts))
 
@@ -126,9 +171,11 @@ def terminal(results: dict[str, Any]) -> Table:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """A Markdown page: the table, recall per class where there is data, and what could not run."""
+    """A Markdown page: the table, what is known of latencies, recall per class where there is data, and what could not run."""
     headings, rows = cells(results)
-    lines = [_line(headings), _line(["---"] * len(headings)), *map(_line, rows), "", caption(results) + "."]
+    lines = [*_lines(headings, rows), "", caption(results) + "."]
+    if timed := [row for row in results["results"] if row["latency_ms"]]:
+        lines += ["", "Latency with confidence, start and memory:", "", *_lines(*_filled(_FURTHER, timed))]
     scored = [row for row in results["results"] if row["recall"]]
     if scored:
         lines += ["", "Recall per class:", "", _line(["runtime", *LABELS]), _line(["---"] * (len(LABELS) + 1))]
@@ -143,27 +190,39 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def comma_separated(results: dict[str, Any]) -> str:
-    """One line a row, latency in columns of its own; confusion tables are left to the JSON."""
+    """One line a row, latency in columns of its own; confusion tables and raw times are left to the JSON."""
     flat = []
     for row in results["results"]:
         latency = row["latency_ms"] or {}
         flat.append(
-            {key: value for key, value in row.items() if key not in ("latency_ms", "notes", "recall", "confusion")}
+            {key: value for key, value in row.items() if key not in _NESTED}
             | {
                 f"latency_{key}_ms" if key != "count" else "queries": latency.get(key)
-                for key in ("p50", "p90", "p99", "mean", "count")
+                for key in ("p50", "p90", "p99", "mean", "count", "p50_bound", "p90_bound", "p99_bound")
             }
+            | dict(
+                zip(
+                    ("latency_p50_low_ms", "latency_p50_high_ms"),
+                    latency.get("p50_interval") or (None, None),
+                    strict=True,
+                )
+            )
+            | {f"speed_up_{key}": (row.get("ratio") or {}).get(key) for key in ("to", "value", "low", "high")}
             | {f"recall_{label}": row["recall"][i] if row["recall"] else None for i, label in enumerate(LABELS)}
         )
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(flat[0]))
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for row in flat for key in row)))
     writer.writeheader()
     writer.writerows(flat)
     return out.getvalue()
 
 
 def _who(row: Row) -> str:
-    return f"{row['machine']}: {_COLUMNS['runtime'](row)}" if row.get("machine") else _COLUMNS["runtime"](row)
+    return f"{row['machine']}: {name_of(row)}" if row.get("machine") else name_of(row)
+
+
+def _lines(headings: list[str], rows: list[list[str]]) -> list[str]:
+    return [_line(headings), _line(["---"] * len(headings)), *map(_line, rows)]
 
 
 def _line(values: list[str]) -> str:

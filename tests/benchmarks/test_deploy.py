@@ -31,7 +31,7 @@ from fer_runtimes.files import sha256_of
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 PYTHON = Path(sys.base_prefix) / "bin" / "python3"
-FEW = ("--queries", 32, "--threads", 1)
+FEW = ("--queries", 32, "--seconds", 0, "--threads", 1)
 
 
 @dataclass(frozen=True)

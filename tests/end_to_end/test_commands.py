@@ -69,6 +69,8 @@ def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) 
         tmp_path / "out.md",
         "--queries",
         32,
+        "--seconds",
+        0,
     )
     assert measured.returncode == 0, measured.stderr
     rows = json.loads(out.read_text())["results"]
@@ -87,7 +89,7 @@ def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) 
 
 
 def test_the_shipped_checkpoint_runs_with_no_option_but_the_runtime(tmp_path: Path, command: Command) -> None:
-    done = command("fer-bench", "--runtime", "onnxruntime", "--queries", 32, cwd=tmp_path)
+    done = command("fer-bench", "--runtime", "onnxruntime", "--queries", 32, "--seconds", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -198,7 +200,9 @@ def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: 
     }
     (copy / MANIFEST).write_text(json.dumps(manifest))
     out = tmp_path / "out.json"
-    done = command("fer-bench", "--runtime", "onnxruntime", "--model", copy, "--queries", 32, "--json", out)
+    done = command(
+        "fer-bench", "--runtime", "onnxruntime", "--model", copy, "--queries", 32, "--seconds", 0, "--json", out
+    )
     assert json.loads(out.read_text())["results"][0]["agreement"] < 0.9
     assert done.returncode == 1, done.stderr
     assert "departs from the reference" in done.stderr
@@ -229,7 +233,7 @@ def test_only_bundles_of_a_trusted_signer_are_measured_where_that_is_asked(
     refused(f"{copies[1]}: not signed; sign it with fer-export")
     assert command("fer-export", "--sign", key, "--model", copies[0], "--model", copies[1]).returncode == 0
     for asked, names in ((["--require-signature"], {"alice"}), ([], {None})):
-        done = command(*measure, "--queries", 32, *asked)
+        done = command(*measure, "--queries", 32, "--seconds", 0, *asked)
         assert done.returncode == 0, done.stderr
         rows = json.loads(out.read_text())["results"]
         assert len(rows) == 3

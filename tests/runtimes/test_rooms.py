@@ -110,7 +110,7 @@ def test_a_board_without_engines_measures_the_harness_and_names_what_is_missing(
 ) -> None:
     bench = "from fer_bench.cli import main\nif __name__ == '__main__': main()"
     path = str(bundles["onnx fp32"].path)
-    null = run(board, bench, "--runtime", "null", "--model", path, "--queries", "32")
+    null = run(board, bench, "--runtime", "null", "--model", path, "--queries", "32", "--seconds", "0")
     assert null.returncode == 0, null.stderr
     missing = run(board, bench, "--runtime", "onnxruntime", "--model", path)
     assert missing.returncode == 2
@@ -123,7 +123,7 @@ def test_a_board_without_cryptography_runs_a_signed_bundle_and_cannot_vouch_for_
 ) -> None:
     copy = Path(shutil.copytree(bundles["onnx fp32"].path, tmp_path / "copy"))
     bench = "from fer_bench.cli import main\nif __name__ == '__main__': main()"
-    asked = ("--runtime", "null", "--model", str(copy), "--queries", "32")
+    asked = ("--runtime", "null", "--model", str(copy), "--queries", "32", "--seconds", "0")
     unsigned = run(board, bench, *asked, "--require-signature")
     assert (unsigned.returncode, "not signed" in unsigned.stderr) == (2, True)
     sign_bundle(copy, Ed25519PrivateKey.generate())

@@ -30,6 +30,7 @@ def deploy(
     device: Annotated[Optional[str], typer.Option(help="Device there, as for fer-bench.")] = None,
     threads: Annotated[Optional[int], typer.Option(help="Threads there, as for fer-bench.")] = None,
     queries: Annotated[Optional[int], typer.Option(help="Timed inferences, as for fer-bench.")] = None,
+    seconds: Annotated[Optional[float], typer.Option(help="Timed seconds, as for fer-bench.")] = None,
     merge: Annotated[
         Optional[list[Path]], typer.Option(help="Result file to put before the board's, several times for several.")
     ] = None,
@@ -74,7 +75,13 @@ def deploy(
     runtimes = list(dict.fromkeys(runtime or [])) or steps.own_runtimes(models)
     steps.check_runtimes(runtimes, models)
     earlier = [(None, read_results(path)) for path in merge or []]
-    passed = {"--split": split, "--device": device, "--threads": threads, "--queries": queries}
+    passed = {
+        "--split": split,
+        "--device": device,
+        "--threads": threads,
+        "--queries": queries,
+        "--seconds": seconds,
+    }
     options = [word for name, value in passed.items() if value is not None for word in (name, str(value))]
     try:
         screen.print(f"connecting to {link.board}")  # no moving line here: ssh may ask for something
