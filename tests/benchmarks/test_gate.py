@@ -117,7 +117,10 @@ def one_layer_rounded_to_6_bits(source: Source) -> None:
 
 
 def an_fp16_overflow(source: Source) -> None:
-    """The same function in exact arithmetic: what two layers give is 2**16 times as large, and two more undo it."""
+    """The same function in exact arithmetic: what two layers give is 2**16 times as large, and two more undo it.
+
+    ONNX Runtime's CPU computes in float32 around each operator: what a GPU makes infinite stays finite there, and wrong.
+    """
     blocks = [block for stage in source.net.net.stages[:2] for block in stage]
     for block, weight, bias in zip(blocks, (8, 8, -8, -8), (8, 16, 8, 0), strict=True):
         block.reparam_conv.weight.data *= 2.0**weight
@@ -145,7 +148,7 @@ FAULTS: list[tuple[Callable[[Source], None], bool, str, str]] = [
     (a_dropped_branch, False, "onnx fp32", "logits"),
     (a_fold_in_train_mode, False, "onnx fp32", "logits"),
     (one_layer_rounded_to_6_bits, True, "onnx fp32", "logits"),
-    (an_fp16_overflow, True, "tensorrt fp16", "finite"),
+    (an_fp16_overflow, True, "tensorrt fp16", "logits"),
 ]
 CONVERTERS = {"onnx fp32": to_onnx.convert, "tensorrt fp16": to_tensorrt.convert}
 
@@ -179,8 +182,7 @@ def test_a_seeded_fault_fails_by_the_check_that_is_there_for_it(
     assert failed(clean.judge(clean.rows[name])) == set()
     checks = clean.judge(clean.ask(name, forged(clean, fault, folded, name, tmp_path)))
     assert check in failed(checks)
-    # it vouches for itself so well that its own reference sees nothing, but for answers that are not numbers
-    assert ("own reference" in failed(checks)) == (check == "finite")
+    assert "own reference" not in failed(checks)  # so well does it vouch for itself
 
 
 @pytest.mark.parametrize("kind", [Image.Resampling.NEAREST, Image.Resampling.BICUBIC, Image.Resampling.BOX])
@@ -209,21 +211,21 @@ def test_exact_resizing_agrees_with_what_every_runtime_uses(size: int, crop: flo
 
 def test_50_clean_runs_pass(clean: Clean) -> None:
     """Other faces in another order each time, float32 and float16, another number of threads than the baseline's."""
-    drawn = [drawn_faces(140, seed=100 + i) for i in range(50)]
+    drawn = [drawn_faces(70, seed=100 + i) for i in range(50)]
     images, labels = (np.concatenate([getattr(part, name) for part in drawn]) for name in ("images", "labels"))
     pool = replace(drawn[0], images=images, labels=labels)
-    truth, pairs = answer(clean.checkpoint, pool), (("onnx fp32", "openvino fp16"), ("openvino fp32", "tensorrt fp16"))
-    whole = {name: asked(clean.bundles[name], CELLS[name][3], Prepared(images)) for pair in pairs for name in pair}
+    truth, names = answer(clean.checkpoint, pool), [name for name in CELLS if name != "pytorch unfolded"]
+    whole = {name: asked(clean.bundles[name], CELLS[name][3], Prepared(images)) for name in names}
     alarms = []
     for run in range(50):
         chosen = np.random.default_rng(run).permutation(len(pool))[:1400]
         faces = replace(pool, images=images[chosen], labels=labels[chosen])
         part = Reference(truth.images[chosen], truth.logits[chosen], truth.logits_fp32[chosen], truth.kinds[chosen])
-        names = pairs[run % 2]
-        before = [replace(whole[name], answers=_some(whole[name], chosen)) for name in names]
-        baseline, prepared = baseline_of(before, faces, part), Prepared(faces.images)
-        rows = [asked(clean.bundles[name], CELLS[name][3], prepared, Options(threads=2)) for name in names]
-        alarms += [(run, check) for check in failures(judge(rows, faces, prepared, baseline, Bounds()))]
+        name = names[run % len(names)]
+        before = replace(whole[name], answers=_some(whole[name], chosen))
+        baseline, prepared = baseline_of([before], faces, part), Prepared(faces.images)
+        row = asked(clean.bundles[name], CELLS[name][3], prepared, Options(threads=2))
+        alarms += [(run, check) for check in failures(judge([row], faces, prepared, baseline, Bounds()))]
     assert alarms == []
 
 
