@@ -127,10 +127,12 @@ def bench(
 
 def _none_before(context: typer.Context) -> None:
     """Refuses options of the measurement in front of another command, where nobody would heed them."""
+    from fer_runtimes.errors import BadInput
+
     sources = [context.get_parameter_source(name) for name in context.params]
     if any(source is not None and source.name == "COMMANDLINE" for source in sources):
         name = context.invoked_subcommand
-        raise typer.BadParameter(f"options stand before {name}, which does not heed them; give them after it")
+        raise BadInput(f"options stand before {name}, which does not heed them; give them after it")
 
 
 def _signed(job: Job) -> Job:
