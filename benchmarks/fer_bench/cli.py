@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from fer_bench.gate.cli import gate
+from fer_bench.jobs import ALL
 from fer_runtimes import console
 
 if TYPE_CHECKING:
     from fer_bench.bench import Job
-    from fer_runtimes.bundle import Bundle
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-ALL = "all"
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     runtime: Annotated[
         list[str], typer.Option(help="Runtime to measure; give it several times for several, or `all`.")
     ] = [ALL],  # noqa: B006
@@ -63,7 +61,12 @@ def bench(
     * `fer-bench --runtime all --data fer2013.csv --split PublicTest --json out.json`
 
     * `fer-bench --runtime onnxruntime --model build/fer_mobileone_s-onnx-fp32 --threads 1`
+
+    * `fer-bench gate --help`
     """
+    if context.invoked_subcommand:
+        _none_before(context)
+        return
     if list_runtimes:
         from fer_runtimes.engines import ENGINES
         from fer_runtimes.session import why_not
@@ -75,6 +78,7 @@ def bench(
 
     from fer_bench import tables
     from fer_bench.bench import bench as run
+    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named
     from fer_runtimes.data import TEST_SPLITS, also_in_training, load_faces
     from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
     from fer_runtimes.files import whole_file
@@ -90,9 +94,9 @@ def bench(
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
     if data and faces:
         faces = replace(faces, seen=also_in_training(data, faces))
-    runtimes = _named(runtime, screen.print)
+    runtimes = runtimes_named(runtime, screen.print)
     jobs = (
-        _jobs_of_models(model, runtimes, runtime) if model else _jobs_of_checkpoint(checkpoint, runtimes, screen.print)
+        jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
     )
     if require_signature:
         jobs = [_signed(job) for job in jobs]
@@ -127,32 +131,14 @@ def bench(
         raise NotAvailable(f"{len(failed)} of {len(jobs)} runtimes could not be measured: {failed[0]['error']}")
 
 
-def _jobs_of_models(models: list[Path], runtimes: list[str], asked: list[str]) -> list[Job]:
-    """Every bundle on every runtime that runs its target; one asked for by name must have a bundle."""
-    from fer_bench.bench import Job
-    from fer_runtimes.bundle import MANIFEST, read_bundle
+def _none_before(context: typer.Context) -> None:
+    """Refuses options of the measurement in front of another command, where nobody would heed them."""
     from fer_runtimes.errors import BadInput
-    from fer_runtimes.session import runtimes_for, why_not
 
-    bundles = []
-    for path in models:
-        if not path.is_dir():
-            raise BadInput(f"{path}: no such bundle; make one with fer-export")
-        inner = sorted(file.parent for file in path.glob(f"*/{MANIFEST}"))
-        bundles += (
-            [read_bundle(folder) for folder in inner]
-            if inner and not (path / MANIFEST).exists()
-            else [read_bundle(path)]
-        )
-    jobs: list[Job] = []
-    for name in runtimes:
-        fitting = [bundle for bundle in bundles if name == "null" or name in runtimes_for(bundle.manifest.target)]
-        if not fitting and ALL not in asked:
-            raise BadInput(
-                f"none of {', '.join(str(path) for path in models)} runs on {name}; export one with fer-export"
-            )
-        jobs += [Job(name, bundle, why_not(name)) for bundle in fitting]
-    return sorted(jobs, key=_order) if jobs else [Job(runtimes[0], None, "no bundle to run")]
+    sources = [context.get_parameter_source(name) for name in context.params]
+    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+        name = context.invoked_subcommand
+        raise BadInput(f"options stand before {name}, which does not heed them; give them after it")
 
 
 def _signed(job: Job) -> Job:
@@ -167,60 +153,7 @@ def _signed(job: Job) -> Job:
     return replace(job, signed_by=name)
 
 
-def _jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callable[[str], None]) -> list[Job]:
-    """Each asked runtime on the bundle of its own target, exported on the fly; PyTorch unfolded too, for what folding buys."""
-    from fer_export.pipeline import BundleCache, shipped_checkpoint
-    from fer_runtimes.engines import ENGINES
-
-    cache = BundleCache(checkpoint or shipped_checkpoint(), say)
-    jobs = []
-    for name in runtimes:
-        target = (ENGINES[name].targets or ("onnx",))[0]
-        if name == "pytorch":
-            jobs.append(_job(name, partial(cache.bundle, target, folding=False)))
-        jobs.append(_job(name, partial(cache.bundle, target)))
-    return jobs
-
-
-def _named(runtimes: list[str], say: Callable[[str], None]) -> list[str]:
-    """The runtimes asked for; `all` are those that can run here, and why the others cannot is said."""
-    from fer_runtimes.engines import ENGINES
-    from fer_runtimes.errors import BadInput, NotAvailable
-    from fer_runtimes.session import why_not
-
-    if unknown := [name for name in runtimes if name not in ENGINES and name != ALL]:
-        raise BadInput(f"runtime {unknown[0]!r} is unknown; known are {ALL}, {', '.join(ENGINES)}")
-    if ALL not in runtimes:
-        return list(dict.fromkeys(runtimes))
-    here = ("", platform.system())
-    reasons = {name: why_not(name) for name, row in ENGINES.items() if name != "null" and row.system in here}
-    for reason in reasons.values():
-        if reason:
-            say(f"skipped: {reason}")
-    if not (chosen := [name for name, reason in reasons.items() if not reason]):
-        raise NotAvailable("no runtime can run here; see fer-bench --list")
-    return chosen
-
-
-def _job(runtime: str, bundle: Callable[[], Bundle]) -> Job:
-    """A job with its bundle, or with the reason why it has none."""
-    from fer_bench.bench import Job
-    from fer_runtimes.errors import NotAvailable
-    from fer_runtimes.session import why_not
-
-    if reason := why_not(runtime):
-        return Job(runtime, None, reason)
-    try:
-        return Job(runtime, bundle())
-    except NotAvailable as error:
-        return Job(runtime, None, str(error))
-
-
-def _order(job: Job) -> bool:
-    """PyTorch's unfolded net first: the speed-ups of the table are against it."""
-    return not (
-        job.runtime == "pytorch" and job.bundle is not None and job.bundle.manifest.source.get("folded") is False
-    )
+app.command()(gate)
 
 
 def main() -> None:

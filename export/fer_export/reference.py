@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from fer_runtimes.bundle import Reference
 from fer_runtimes.data import Faces
+from fer_runtimes.errors import BadInput
 from fer_runtimes.images import prepare
 
 if TYPE_CHECKING:
@@ -29,10 +31,9 @@ def make_reference(net: nn.Module, faces: Faces, size: int, crop: float = 1.0, s
     random = np.random.default_rng(seed)
     order = random.permutation(len(faces))
     pool = prepare(np.asarray(faces.images[np.sort(order[:4096])]), size, crop)
-    plain = "drawn face" if faces.name == "drawn-faces" else "face"
     ranked = np.argsort(_margins(_answers(net, pool)))
     closest, others = ranked[:SMALLEST_MARGINS], np.sort(ranked[SMALLEST_MARGINS : SMALLEST_MARGINS + FACES])
-    parts = [(plain, pool[others]), ("smallest margin", pool[closest]), *_hard(pool[others[:8]], size, random)]
+    parts = [(_kind(faces), pool[others]), ("smallest margin", pool[closest]), *_hard(pool[others[:8]], size, random)]
     images = np.concatenate([part for _, part in parts])
     kinds = np.concatenate([np.full(len(part), kind) for kind, part in parts])
     exact = copy.deepcopy(net).double()
@@ -65,3 +66,24 @@ def _margins(logits: NDArray[np.floating]) -> NDArray[np.floating]:
     ordered = np.sort(logits, 1)
     margins: NDArray[np.floating] = ordered[:, -1] - ordered[:, -2]
     return margins
+
+
+def answer(checkpoint: Path, faces: Faces) -> Reference:
+    """What an unfolded checkpoint answers to all of ``faces``, in the order given, in float64 and float32.
+
+    Raises BadInput for what is not a checkpoint, or is a folded one: folding is judged against the net before it.
+    """
+    from fer_train.checkpoint import load_checkpoint
+    from fer_train.deploy import deployable
+
+    loaded = load_checkpoint(checkpoint)
+    if loaded.folded:
+        raise BadInput(f"{checkpoint}: is folded; give the checkpoint it was folded from")
+    net = deployable(loaded)
+    images = prepare(np.asarray(faces.images), loaded.input["size"], loaded.input["crop"])
+    kinds = np.full(len(images), _kind(faces))
+    return Reference(images, _answers(copy.deepcopy(net).double(), images).astype(np.float64), _answers(net, images).astype(np.float32), kinds)
+
+
+def _kind(faces: Faces) -> str:
+    return "drawn face" if faces.name == "drawn-faces" else "face"

@@ -1,0 +1,157 @@
+"""fer-bench gate: hold a build against a baseline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from fer_bench.jobs import ALL
+from fer_runtimes import console
+
+if TYPE_CHECKING:
+    from fer_bench.bench import Job
+    from fer_bench.gate.baseline import Key
+    from fer_bench.gate.latency import Latencies
+    from fer_runtimes.session import Options
+
+# Without --data: faces drawn by rule, so that a check-out without data can gate itself; 200 a class.
+_DRAWN, _DRAWN_SEED = 1400, 20
+
+
+def gate(
+    baseline: Annotated[Path, typer.Option(help="The baseline to hold against, or to write.")],
+    update: Annotated[
+        bool, typer.Option("--update-baseline", help="Write the baseline from this build, if it passes its own checks.")
+    ] = False,
+    runtime: Annotated[
+        list[str], typer.Option(help="Runtime to gate; give it several times for several, or `all`.")
+    ] = [ALL],  # noqa: B006
+    model: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached."),
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder. Without it: 1,400 drawn faces."),
+    ] = None,
+    split: Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")] = None,
+    junit_out: Annotated[Optional[Path], typer.Option("--junit", help="Write JUnit XML, a test case a check.")] = None,
+    markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write a Markdown summary.")] = None,
+    json_out: Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")] = None,
+    results: Annotated[
+        Optional[Path],
+        typer.Option(help="Take latency from this file of `fer-bench --json` instead of measuring; same bundles only."),
+    ] = None,
+    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Check latency ratios.")] = True,
+    max_slowdown: Annotated[
+        float, typer.Option(min=1.0, help="How many times the baseline's latency ratio is still well.")
+    ] = 1.25,
+    device: Annotated[
+        str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")
+    ] = "",
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")] = 0,
+    queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime.")] = 1024,
+) -> None:
+    """Holds a build against a baseline: exit code 1 on a real loss, 2 if it cannot be judged (docs/gate.md).
+
+    Examples:
+
+    * `fer-bench gate --baseline benchmarks/baseline.json --no-latency --junit gate.xml --markdown gate.md`
+
+    * `fer-bench gate --baseline fer2013.json --data fer2013.csv --runtime openvino --model build/`
+
+    * `fer-bench gate --baseline fer2013.json --data fer2013.csv --update-baseline`
+    """
+    from rich.console import Console
+
+    from fer_bench.gate import reports
+    from fer_bench.gate.answers import Prepared
+    from fer_bench.gate.baseline import describe, read_baseline, write_baseline
+    from fer_bench.gate.checks import failures, judge, rows_that_did_not_run
+    from fer_bench.gate.figures import Bounds
+    from fer_bench.gate.make import answered, baseline_of
+    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named
+    from fer_runtimes.data import TEST_SPLITS, load_faces
+    from fer_runtimes.drawn import drawn_faces
+    from fer_runtimes.errors import CheckFailed
+    from fer_runtimes.files import whole_file
+    from fer_runtimes.session import Options
+
+    if model and checkpoint:
+        raise typer.BadParameter("--model names bundles that exist, --checkpoint one to export; give one of them")
+    if results and not latency:
+        raise typer.BadParameter("--results is where latency is read from; leave out --no-latency, or --results")
+    if split and not data:
+        raise typer.BadParameter("--split chooses a part of --data; give --data too")
+    if update and (junit_out or markdown_out or json_out):
+        raise typer.BadParameter("--update-baseline judges nothing that could be written to --junit, --markdown or --json")
+    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else drawn_faces(_DRAWN, _DRAWN_SEED)
+    kept = None if update else read_baseline(baseline, faces)
+    runtimes = runtimes_named(runtime, screen.print)
+    jobs = jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
+    options, prepared = Options(device, threads or console.usable_cores()), Prepared(faces.images)
+    with screen.status("gating") as status:
+        rows = answered(jobs, prepared, options, lambda text: status.update(f"gating {text}"))
+        digests = {row.key: row.bundle.digest for row in rows}
+        latencies = _latencies(jobs, digests, results, options, queries) if latency else None
+        if kept is None:
+            from fer_export.reference import answer
+
+            kept = baseline_of(rows, faces, answer(_unfolded(jobs, model, checkpoint), faces), latencies)
+    judged = judge(rows, faces, prepared, kept, Bounds(slowdown=max_slowdown), latencies)
+    if ALL in runtime and not model:
+        judged += rows_that_did_not_run(kept, judged)
+    failed = failures(judged)
+    if update and not failed:
+        write_baseline(baseline, kept)
+    data_told = describe(faces)
+    for path, text in (
+        (junit_out, reports.junit(judged)),
+        (markdown_out, reports.markdown(judged, data_told)),
+        (json_out, json.dumps(reports.content(judged, data_told, digests), indent=2, allow_nan=False) + "\n"),
+    ):
+        if path is not None:
+            with whole_file(path) as aside:
+                aside.write_text(text, encoding="utf-8")
+    for check in failed:
+        typer.echo(f"failed: {check.row}: {check.name}: {check.words}")
+    for row in judged:
+        typer.echo(reports.line(row))
+    typer.echo(reports.headline(judged))
+    if failed:
+        first = f"{failed[0].row}: {failed[0].name}: {failed[0].words}"
+        raise CheckFailed(f"{len(failed)} checks failed, the first: {first}" + ("; no baseline written" if update else ""))
+
+
+def _latencies(
+    jobs: list[Job], digests: dict[Key, str], results: Path | None, options: Options, queries: int
+) -> Latencies:
+    """Latencies of a result file, or measured now."""
+    from fer_bench.bench import bench
+    from fer_bench.gate.latency import latencies_of
+    from fer_bench.merge import read_results
+
+    content = read_results(results) if results else bench(jobs, None, options, queries)
+    return latencies_of(content, digests, str(results or "the measurement"))
+
+
+def _unfolded(jobs: list[Job], model: list[Path] | None, checkpoint: Path | None) -> Path:
+    """The checkpoint whose answers are the truth: the one exported on the fly, or the one in the unfolded PyTorch bundle."""
+    from fer_export.pipeline import shipped_checkpoint
+    from fer_runtimes.errors import BadInput
+
+    if not model:
+        return checkpoint or shipped_checkpoint()
+    for job in jobs:
+        if job.runtime == "pytorch" and job.bundle and not job.bundle.manifest.source["folded"]:
+            return job.bundle.file(".pt")
+    raise BadInput(
+        "a baseline holds what the unfolded net answers in float64; add its bundle (fer-export --target pytorch --no-fold)"
+    )
