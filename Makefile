@@ -1,6 +1,7 @@
 # make demo    export the shipped checkpoint everywhere it can go, measure it, print one table
 # make test    run the test suite
 # make lint    ruff, mypy, import rules
+# make gate    hold the exported net against benchmarks/baseline.json
 # Each makes the environment it needs first; PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint figures peers constraints clean
+.PHONY: demo test lint gate figures peers constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -31,6 +32,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Holds the exported net against the committed baseline; needs no data.
+gate: $(READY)
+	$(BIN)/fer-bench gate --baseline benchmarks/baseline.json --no-latency --runtime onnxruntime --runtime openvino
 
 # The figures in README.md and the model card, made again: make figures DATA=path/to/fer2013.csv
 figures: $(READY)

@@ -95,9 +95,7 @@ def bench(
     if data and faces:
         faces = replace(faces, seen=also_in_training(data, faces))
     runtimes = runtimes_named(runtime, screen.print)
-    jobs = (
-        jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
-    )
+    jobs = jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
     if require_signature:
         jobs = [_signed(job) for job in jobs]
     with screen.status("measuring") as status:

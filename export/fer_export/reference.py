@@ -82,7 +82,12 @@ def answer(checkpoint: Path, faces: Faces) -> Reference:
     net = deployable(loaded)
     images = prepare(np.asarray(faces.images), loaded.input["size"], loaded.input["crop"])
     kinds = np.full(len(images), _kind(faces))
-    return Reference(images, _answers(copy.deepcopy(net).double(), images).astype(np.float64), _answers(net, images).astype(np.float32), kinds)
+    return Reference(
+        images,
+        _answers(copy.deepcopy(net).double(), images).astype(np.float64),
+        _answers(net, images).astype(np.float32),
+        kinds,
+    )
 
 
 def _kind(faces: Faces) -> str:

@@ -352,7 +352,9 @@ def test_a_net_of_another_checkpoint_is_judged_by_its_accuracy(clean: Clean) -> 
     """Its logits may differ; its right answers may not get fewer."""
     row = clean.rows["onnx fp32"]
     manifest = row.bundle.manifest
-    other = replace(row, bundle=replace(row.bundle, manifest=replace(manifest, source=manifest.source | {"checkpoint_sha256": "0"})))
+    other = replace(
+        row, bundle=replace(row.bundle, manifest=replace(manifest, source=manifest.source | {"checkpoint_sha256": "0"}))
+    )
     checks = clean.judge(other)
     assert failed(checks) == set()
     assert {name for name, check in checks.items() if check.verdict == SKIPPED} >= {"logits", "labels", "accuracy"}
@@ -387,7 +389,9 @@ def test_latency_is_a_ratio_of_one_run_and_of_the_same_file(clean: Clean) -> Non
         for row, factor in zip(later["results"], (both, both * openvino), strict=True):
             row["latency_ms"]["p50"] *= factor
         given = latencies_of(later, digests, "results")
-        return clean.judge(rows[1], baseline=baseline, latencies=given, bounds=Bounds(slowdown=slowdown))["latency"].verdict
+        return clean.judge(rows[1], baseline=baseline, latencies=given, bounds=Bounds(slowdown=slowdown))[
+            "latency"
+        ].verdict
 
     assert latency(1.2) == "passed"
     assert latency(1.3) == "failed"
@@ -412,7 +416,10 @@ def test_a_baseline_is_read_as_it_was_written(clean: Clean, tmp_path: Path) -> N
     np.testing.assert_array_equal(read.logits_fp32, clean.baseline.logits_fp32)
     for row, kept in zip(read.rows, clean.baseline.rows, strict=True):
         np.testing.assert_array_equal(row.predictions, kept.predictions)
-        assert asdict(replace(row, predictions=np.empty(0))).items() >= {"accuracy": kept.accuracy, "ece": kept.ece}.items()
+        assert (
+            asdict(replace(row, predictions=np.empty(0))).items()
+            >= {"accuracy": kept.accuracy, "ece": kept.ece}.items()
+        )
         assert (row.key, row.tolerance) == (kept.key, kept.tolerance)
 
 
@@ -424,7 +431,10 @@ def test_a_baseline_is_read_as_it_was_written(clean: Clean, tmp_path: Path) -> N
         (lambda text: '{"format": 1, "results": []}', "not a baseline of fer-bench gate"),
         (lambda text: text.replace('"format": 1', '"format": 2'), "baseline format 2, this version reads 1"),
         (lambda text: text.replace('"happy"', '"glad"'), "its classes are"),
-        (lambda text: text.replace('"accuracy": 0.', '"accuracy": 0.0'), "not those that its accuracy was counted from"),
+        (
+            lambda text: text.replace('"accuracy": 0.', '"accuracy": 0.0'),
+            "not those that its accuracy was counted from",
+        ),
         (lambda text: text.replace('"logits": "', '"logits": "AAAA'), "damaged baseline"),
         (lambda text: text.replace('"ece"', '"error"'), "damaged baseline"),
     ],

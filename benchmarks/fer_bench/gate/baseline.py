@@ -145,7 +145,10 @@ def read_baseline(path: Path, faces: Faces) -> Baseline:
 
 def _same_data(path: Path, kept: dict[str, Any], here: dict[str, Any]) -> None:
     if kept["sha256"] != here["sha256"]:
-        told = [f"{data['images']} images of {data['name']} {data['split']} ({data['sha256'][:12]})" for data in (kept, here)]
+        told = [
+            f"{data['images']} images of {data['name']} {data['split']} ({data['sha256'][:12]})"
+            for data in (kept, here)
+        ]
         raise BadInput(
             f"{path}: a baseline of {told[0]}, this run is on {told[1]}; give the same --data and --split, or {_AGAIN}"
         )

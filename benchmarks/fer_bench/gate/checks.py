@@ -157,7 +157,9 @@ def _own_reference(case: _Case) -> _Finding:
             check(parity, case.tolerance, "it")
     except CheckFailed as failure:
         return _Found(False, str(failure), worst, bound)
-    return _Found(True, f"{worst:.1f}x float32 PyTorch's error on the bundle's {len(reference.images)} images", worst, bound)
+    return _Found(
+        True, f"{worst:.1f}x float32 PyTorch's error on the bundle's {len(reference.images)} images", worst, bound
+    )
 
 
 def _logits(case: _Case) -> _Finding:
@@ -185,7 +187,9 @@ def _labels(case: _Case) -> _Finding:
     if case.tolerance is None:
         return _NO_TOLERANCE
     worst = max((flip.margin for flip in case.parity.flips), default=0.0)
-    words = f"{len(case.parity.flips)} of {case.parity.images} labels changed, {case.parity.certified:.1%} cannot change"
+    words = (
+        f"{len(case.parity.flips)} of {case.parity.images} labels changed, {case.parity.certified:.1%} cannot change"
+    )
     if case.parity.flips:
         words += f"; largest margin of a changed one {worst:.3f}"
     return _Found(worst <= case.tolerance.flip_margin, words, worst, case.tolerance.flip_margin)
@@ -204,7 +208,9 @@ def _accuracy_since(case: _Case) -> _Finding:
 def _loss(case: _Case, reference: NDArray[np.int64], whose: str) -> _Found:
     labels = case.faces.labels
     worse, better, loss = loss_bound(reference == labels, case.classes == labels)
-    words = f"{worse} right answers of {whose} turned wrong and {better} wrong ones right: at most {loss:.2%} lost (95 %)"
+    words = (
+        f"{worse} right answers of {whose} turned wrong and {better} wrong ones right: at most {loss:.2%} lost (95 %)"
+    )
     return _Found(loss <= case.bounds.accuracy_loss, words, loss, case.bounds.accuracy_loss)
 
 
@@ -215,7 +221,9 @@ def _class_flips(case: _Case) -> _Finding:
     lost = np.bincount(labels[(case.net[0] == labels) & (case.classes != labels)], minlength=len(LABELS))
     budgets = [case.bounds.flips(images) for images in np.bincount(labels, minlength=len(LABELS))]
     worst = max(range(len(LABELS)), key=lambda i: lost[i] - budgets[i])
-    words = f"right answers turned wrong, most over budget in {LABELS[worst]}: {lost[worst]} of {budgets[worst]} forgiven"
+    words = (
+        f"right answers turned wrong, most over budget in {LABELS[worst]}: {lost[worst]} of {budgets[worst]} forgiven"
+    )
     return _Found(lost[worst] <= budgets[worst], words, float(lost[worst]), budgets[worst])
 
 
@@ -232,14 +240,21 @@ def _latency(case: _Case) -> _Finding:
         return "the baseline has no latency of this row"
     reference = case.latencies.named(case.baseline.latency_reference)
     if case.key not in case.latencies.p50_ms or reference is None:
-        return f"this run has no latency of this row, or none of {case.baseline.latency_reference}, which it is divided by"
+        return (
+            f"this run has no latency of this row, or none of {case.baseline.latency_reference}, which it is divided by"
+        )
     if reference == case.key:
         return "the others are divided by this row"
     if (device := case.latencies.devices[case.key]) != case.kept.device:
         return f"measured on {device}, the baseline on {case.kept.device}"
     ratio = case.latencies.ratio(case.key, reference)
     slower, words = ratio / case.kept.latency_ratio, f"p50 is {ratio:.2f}x that of {reference}"
-    return _Found(slower <= case.bounds.slowdown, f"{words}, {case.kept.latency_ratio:.2f}x in the baseline", slower, case.bounds.slowdown)
+    return _Found(
+        slower <= case.bounds.slowdown,
+        f"{words}, {case.kept.latency_ratio:.2f}x in the baseline",
+        slower,
+        case.bounds.slowdown,
+    )
 
 
 CHECKS: dict[str, Callable[[_Case], _Finding]] = {

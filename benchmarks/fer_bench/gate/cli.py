@@ -90,7 +90,9 @@ def gate(
     if split and not data:
         raise typer.BadParameter("--split chooses a part of --data; give --data too")
     if update and (junit_out or markdown_out or json_out):
-        raise typer.BadParameter("--update-baseline judges nothing that could be written to --junit, --markdown or --json")
+        raise typer.BadParameter(
+            "--update-baseline judges nothing that could be written to --junit, --markdown or --json"
+        )
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else drawn_faces(_DRAWN, _DRAWN_SEED)
     kept = None if update else read_baseline(baseline, faces)
@@ -127,7 +129,9 @@ def gate(
     typer.echo(reports.headline(judged))
     if failed:
         first = f"{failed[0].row}: {failed[0].name}: {failed[0].words}"
-        raise CheckFailed(f"{len(failed)} checks failed, the first: {first}" + ("; no baseline written" if update else ""))
+        raise CheckFailed(
+            f"{len(failed)} checks failed, the first: {first}" + ("; no baseline written" if update else "")
+        )
 
 
 def _latencies(

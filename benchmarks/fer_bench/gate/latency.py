@@ -59,5 +59,7 @@ def latencies_of(results: dict[str, Any], digests: Mapping[Key, str], source: st
             p50_ms[key] = float(row["latency_ms"]["p50"])
             devices[key] = f"{row['device']} x{row['threads']}"
         except (KeyError, TypeError) as error:
-            raise BadInput(f"{source}: a damaged result file ({type(error).__name__}: {error}); measure again") from error
+            raise BadInput(
+                f"{source}: a damaged result file ({type(error).__name__}: {error}); measure again"
+            ) from error
     return Latencies(p50_ms, devices)

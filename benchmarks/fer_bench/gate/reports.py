@@ -51,7 +51,8 @@ def markdown(judged: Sequence[Judged], data: dict[str, Any]) -> str:
         lines += ["", "Labels changed against the net in float64:", ""]
         lines += [_line(["row", "image", "from", "to", "margin"]), _line(["---"] * 5)]
         lines += [
-            _line([str(key), str(flip.image), flip.truth, flip.got, f"{flip.margin:.4f}"]) for key, flip in flips[:_SHOWN]
+            _line([str(key), str(flip.image), flip.truth, flip.got, f"{flip.margin:.4f}"])
+            for key, flip in flips[:_SHOWN]
         ]
         if len(flips) > _SHOWN:
             lines += ["", f"and {len(flips) - _SHOWN} more, of smaller margins."]
@@ -72,7 +73,8 @@ def content(judged: Sequence[Judged], data: dict[str, Any], digests: dict[Key, s
                 "certified": row.parity and row.parity.certified,
                 "flips": [asdict(flip) for flip in row.flips],
                 "checks": [
-                    {key: _finite(value) for key, value in asdict(check).items() if key != "row"} for check in row.checks
+                    {key: _finite(value) for key, value in asdict(check).items() if key != "row"}
+                    for check in row.checks
                 ],
             }
             for row in judged
