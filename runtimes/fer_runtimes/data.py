@@ -178,7 +178,7 @@ def _read_csv_cached(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], 
         arrays = dict(zip(("images", "labels", "usage"), _read_csv(path), strict=True))
         with whole_folder(kept) as aside:
             for name, array in arrays.items():
-                np.save(aside / f"{name}.npy", array)
+                np.save(aside / f"{name}.npy", np.asarray(array))
     return (
         np.load(kept / "images.npy", mmap_mode="r"),
         np.load(kept / "labels.npy"),
