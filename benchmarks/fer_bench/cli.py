@@ -118,14 +118,15 @@ def bench(
                 aside.write_text(content, encoding="utf-8")
     Console(highlight=False, width=None if screen.is_terminal else 200).print(tables.terminal(results))
     failed = [row for row in results["results"] if row["error"]]
-    for row in failed:
+    fatal = bool(failed) and (ALL not in runtime or len(failed) == len(jobs))
+    for row in failed[1:] if fatal else failed:  # the first stands in the error itself
         screen.print(f"{row['runtime']}: {row['error']}")
     for row in results["results"]:
         for note in row["notes"] or []:
             screen.print(f"{row['runtime']}: {note}")
     if broken := [row["parity_failure"] for row in results["results"] if row["parity_failure"]]:
         raise CheckFailed("; ".join(broken))
-    if failed and (ALL not in runtime or len(failed) == len(jobs)):
+    if fatal:
         raise NotAvailable(f"{len(failed)} of {len(jobs)} runtimes could not be measured: {failed[0]['error']}")
 
 

@@ -128,9 +128,14 @@ def export(
     chosen = _every_target(precision, screen.print) if target == "all" else [target]
     for name in chosen:
         check_available(name, precision)
-    settings = {"deployment_target": deployment_target} if deployment_target else {}
-    if target != "all":
-        choose_settings(target, settings)
+    given = {"deployment_target": deployment_target} if deployment_target else {}
+    # All that were found by `all` take what they know; one that was named refuses what it does not. Before any work.
+    settings = {
+        name: {key: value for key, value in given.items() if target != "all" or key in TARGETS[name].settings}
+        for name in chosen
+    }
+    for name in chosen:
+        choose_settings(name, settings[name])
     key = None
     if sign is not None:  # read before the work, so that a wrong key costs none
         from fer_runtimes.signing import read_key
@@ -143,8 +148,8 @@ def export(
         faces = load_faces(data, TEST_SPLITS)
     source = load_source(checkpoint or shipped_checkpoint(), faces, fold, screen.print)
     for name in chosen:
-        taken = {option: value for option, value in settings.items() if option in TARGETS[name].settings}
-        typer.echo(run(source, name, out, precision, screen.print, taken, key, build, timing_cache, builds).path)
+        bundle = run(source, name, out, precision, screen.print, settings[name], key, build, timing_cache, builds)
+        typer.echo(bundle.path)
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:
