@@ -15,7 +15,7 @@ READY := .venv/.ready
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,onnx,openvino,coreml,sign,report,loadgen,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,onnx,openvino,coreml,sign,report,dev]'
 	touch $@
 
 demo: $(READY)
@@ -49,7 +49,7 @@ peers: $(READY)
 # Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
 # kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.
 constraints:
-	uv pip compile pyproject.toml --universal --python-version 3.10 --extra all --extra loadgen --extra dev --no-annotate --no-header --no-emit-package fer-edge \
+	uv pip compile pyproject.toml --universal --python-version 3.10 --extra all --extra dev --no-annotate --no-header --no-emit-package fer-edge \
 	  $(UPGRADE) --output-file constraints.txt
 
 clean:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from fer_bench import options
 from fer_bench.gate.cli import gate
 from fer_bench.jobs import ALL
 from fer_runtimes import console
@@ -22,34 +23,23 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    runtime: Annotated[
-        list[str], typer.Option(help="Runtime to measure; give it several times for several, or `all`.")
-    ] = [ALL],  # noqa: B006
-    model: Annotated[
-        Optional[list[Path]],
-        typer.Option(help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached."),
-    ] = None,
-    checkpoint: Annotated[
-        Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")
-    ] = None,
+    runtime: options.Runtimes = [ALL],  # noqa: B006
+    model: options.Models = None,
+    checkpoint: options.Checkpoint = None,
     data: Annotated[
         Optional[Path],
         typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder. Without it there is no accuracy."),
     ] = None,
-    split: Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")] = None,
-    json_out: Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")] = None,
+    split: options.Split = None,
+    json_out: options.JsonOut = None,
     csv_out: Annotated[Optional[Path], typer.Option("--csv", help="Write the rows as csv.")] = None,
     markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")] = None,
-    device: Annotated[
-        str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")
-    ] = "",
-    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")] = 0,
-    queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime, at least.")] = 1024,
+    device: options.Device = "",
+    threads: options.Threads = 0,
+    queries: options.Queries = 1024,
     seconds: Annotated[float, typer.Option(min=0, help="Timed seconds a runtime, at least.")] = 2.0,
     raw: Annotated[bool, typer.Option("--raw", help="Keep every time taken in the JSON, in nanoseconds.")] = False,
-    require_signature: Annotated[
-        bool, typer.Option("--require-signature", help="Run only bundles signed by a trusted key (docs/bundle.md).")
-    ] = False,
+    require_signature: options.RequireSignature = False,
     list_runtimes: Annotated[bool, typer.Option("--list", help="List runtimes and what each lacks here.")] = False,
 ) -> None:
     """Measures runtimes on the same model and the same images, each in a process of its own, in turns.

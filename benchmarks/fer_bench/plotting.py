@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.files import whole_file
@@ -18,7 +18,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#9
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # in step with COLOURS, for those who print in grey
 _INK = "#4a4b4c"  # text and axes; no other thing has this colour, so that a page can put its own in its place
 _FORMATS = (".png", ".svg")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
     "axes.spines.right": False,

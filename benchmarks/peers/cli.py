@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from fer_bench import options
 from fer_runtimes import console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -20,7 +21,7 @@ def peers(
         Optional[Path],
         typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder with train/ and test/."),
     ] = None,
-    split: Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")] = None,
+    split: options.Split = None,
     only: Annotated[
         Optional[list[str]], typer.Option(help="Peer to measure; give it several times for several.")
     ] = None,

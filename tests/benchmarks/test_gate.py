@@ -214,7 +214,10 @@ def test_50_clean_runs_pass(clean: Clean) -> None:
     drawn = [drawn_faces(70, seed=100 + i) for i in range(50)]
     images, labels = (np.concatenate([getattr(part, name) for part in drawn]) for name in ("images", "labels"))
     pool = replace(drawn[0], images=images, labels=labels)
-    truth, names = answer(clean.checkpoint, pool), [name for name in CELLS if name not in ("pytorch unfolded", "tensorrt fp16")]
+    truth, names = (
+        answer(clean.checkpoint, pool),
+        [name for name in CELLS if name not in ("pytorch unfolded", "tensorrt fp16")],
+    )
     whole = {name: asked(clean.bundles[name], CELLS[name][3], Prepared(images)) for name in names}
     alarms = []
     for run in range(50):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from fer_bench import options
 from fer_bench.jobs import ALL
 from fer_runtimes import console
 
@@ -26,24 +27,17 @@ def gate(
     update: Annotated[
         bool, typer.Option("--update-baseline", help="Write the baseline from this build, if it passes its own checks.")
     ] = False,
-    runtime: Annotated[
-        list[str], typer.Option(help="Runtime to gate; give it several times for several, or `all`.")
-    ] = [ALL],  # noqa: B006
-    model: Annotated[
-        Optional[list[Path]],
-        typer.Option(help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached."),
-    ] = None,
-    checkpoint: Annotated[
-        Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")
-    ] = None,
+    runtime: options.Runtimes = [ALL],  # noqa: B006
+    model: options.Models = None,
+    checkpoint: options.Checkpoint = None,
     data: Annotated[
         Optional[Path],
         typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder. Without it: 1,400 drawn faces."),
     ] = None,
-    split: Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")] = None,
+    split: options.Split = None,
     junit_out: Annotated[Optional[Path], typer.Option("--junit", help="Write JUnit XML, a test case a check.")] = None,
     markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write a Markdown summary.")] = None,
-    json_out: Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")] = None,
+    json_out: options.JsonOut = None,
     results: Annotated[
         Optional[Path],
         typer.Option(help="Take latency from this file of `fer-bench --json` instead of measuring; same bundles only."),
@@ -52,11 +46,9 @@ def gate(
     max_slowdown: Annotated[
         float, typer.Option(min=1.0, help="How many times the baseline's latency ratio is still well.")
     ] = 1.25,
-    device: Annotated[
-        str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")
-    ] = "",
-    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")] = 0,
-    queries: Annotated[int, typer.Option(min=1, help="Timed inferences a runtime.")] = 1024,
+    device: options.Device = "",
+    threads: options.Threads = 0,
+    queries: options.Queries = 1024,
 ) -> None:
     """Holds a build against a baseline: exit code 1 on a real loss, 2 if it cannot be judged (docs/gate.md).
 
@@ -98,11 +90,11 @@ def gate(
     kept = None if update else read_baseline(baseline, faces)
     runtimes = runtimes_named(runtime, screen.print)
     jobs = jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
-    options, prepared = Options(device, threads or console.usable_cores()), Prepared(faces.images)
+    engine, prepared = Options(device, threads or console.usable_cores()), Prepared(faces.images)
     with screen.status("gating") as status:
-        rows = answered(jobs, prepared, options, lambda text: status.update(f"gating {text}"))
+        rows = answered(jobs, prepared, engine, lambda text: status.update(f"gating {text}"))
         digests = {row.key: row.bundle.digest for row in rows}
-        latencies = _latencies(jobs, digests, results, options, queries) if latency else None
+        latencies = _latencies(jobs, digests, results, engine, queries) if latency else None
         if kept is None:
             from fer_export.reference import answer
 
@@ -135,14 +127,14 @@ def gate(
 
 
 def _latencies(
-    jobs: list[Job], digests: dict[Key, str], results: Path | None, options: Options, queries: int
+    jobs: list[Job], digests: dict[Key, str], results: Path | None, engine: Options, queries: int
 ) -> Latencies:
     """Latencies of a result file, or measured now."""
     from fer_bench.bench import bench
     from fer_bench.gate.latency import latencies_of
     from fer_bench.merge import read_results
 
-    content = read_results(results) if results else bench(jobs, None, options, queries)
+    content = read_results(results) if results else bench(jobs, None, engine, queries)
     return latencies_of(content, digests, str(results or "the measurement"))
 
 

@@ -1,0 +1,25 @@
+"""The options that several commands of this package share: one wording, one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Runtimes = Annotated[list[str], typer.Option("--runtime", help="Runtime; give it several times for several, or `all`.")]
+Models = Annotated[
+    Optional[list[Path]],
+    typer.Option(
+        "--model", help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached."
+    ),
+]
+Checkpoint = Annotated[Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")]
+Split = Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")]
+Device = Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")]
+Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")]
+Queries = Annotated[int, typer.Option(min=1, help="Timed inferences a runtime, at least.")]
+JsonOut = Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")]
+RequireSignature = Annotated[
+    bool, typer.Option("--require-signature", help="Run only bundles signed by a trusted key (docs/bundle.md).")
+]
