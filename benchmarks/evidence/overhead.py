@@ -119,6 +119,7 @@ def overhead(
     rounds: Annotated[int, typer.Option(min=stats.ROUNDS_NEEDED, help="Rounds, a fresh process on either side.")] = 15,
     queries: Annotated[int, typer.Option(min=100, help="Timed inferences a round.")] = 2000,
     threads: options.Threads = 0,
+    markdown_out: options.MarkdownOut = None,
 ) -> None:
     """Measures what fer-bench adds to the p50 of the engines' own tools: exit code 1 if that is shown to be over 3 %.
 
@@ -129,15 +130,15 @@ def overhead(
     * `python -m evidence.overhead --model build/ --threads 1`
     """
     from rich.console import Console
-    from rich.table import Table
 
+    from evidence.output import show
     from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models
 
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     names = [pair.runtime for pair in PAIRS]
     jobs = jobs_of_models([model], names, names) if model else jobs_of_checkpoint(None, names, screen.print)
     cores = threads or console.usable_cores()
-    table = Table("engine", "its own tool", "p50 us", "fer-bench p50 us", "overhead", "95 %", "verdict")
+    rows: list[list[str]] = []
     over: list[str] = []
     with screen.status("") as status:
         for pair in PAIRS:
@@ -159,16 +160,20 @@ def overhead(
             others = summary(done.usage for done in own)["busy_share"] or 0.0
             verdict = _verdict(low, high, others)
             over += [pair.runtime] if verdict == OVER else []
-            table.add_row(
-                pair.runtime,
-                pair.tool,
-                f"{np.median(theirs) / 1e3:.1f}",
-                f"{np.median([np.median(done.nanoseconds) for done in own]) / 1e3:.1f}",
-                f"{found.value - 1:+.1%}",
-                f"{low - 1:+.1%} to {high - 1:+.1%}",
-                verdict,
+            rows.append(
+                [
+                    pair.runtime,
+                    pair.tool,
+                    f"{np.median(theirs) / 1e3:.1f}",
+                    f"{np.median([np.median(done.nanoseconds) for done in own]) / 1e3:.1f}",
+                    f"{found.value - 1:+.1%}",
+                    f"{low - 1:+.1%} to {high - 1:+.1%}",
+                    verdict,
+                ]
             )
-    Console(highlight=False, width=None if screen.is_terminal else 140).print(table)
+    headings = ["engine", "its own tool", "p50 us", "fer-bench p50 us", "overhead", "95 %", "verdict"]
+    words = [f"{cores} threads", f"{rounds} rounds in turns of {queries} queries, each in a fresh process"]
+    show(headings, rows, words, markdown_out)
     if over:
         raise CheckFailed(f"the harness adds over 3 % to {', '.join(over)}")
 

@@ -70,6 +70,7 @@ def repeatability(
     runtime: options.Runtimes = ["pytorch", "onnxruntime", "openvino"],  # noqa: B006
     queries: options.Queries = 5000,
     threads: options.Threads = 0,
+    markdown_out: options.MarkdownOut = None,
 ) -> None:
     """Runs fer-bench twice, and once more beside a busy core: exit code 1 if its speed-ups depart and it does not say so.
 
@@ -80,7 +81,8 @@ def repeatability(
     * `python -m evidence.repeatability --runtime onnxruntime --runtime openvino --model build/`
     """
     from rich.console import Console
-    from rich.table import Table
+
+    from evidence.output import show
 
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     arguments = [word for name in runtime for word in ("--runtime", name)]
@@ -93,18 +95,18 @@ def repeatability(
             status.update(f"fer-bench: {name}")
             with beside:
                 found[name] = _measured(arguments, Path(scratch) / "results.json")
-    first, table, failed = speed_ups(found["first"]), Table("run", "runtime", "speed-up", "departs", "verdict"), []
+    first = speed_ups(found["first"])
+    rows, failed = [], []
     for name, allowed in (("first", None), ("again", QUIET), ("one core busy", BUSY)):
         for row, (value, sure) in speed_ups(found[name]).items():
-            off, words = verdict(first[row], (value, sure), allowed) if allowed else (None, "")
-            failed += [f"{row}, {name}: {off:+.1%}"] if words.startswith("over") else []
-            table.add_row(name, row, f"{value:.2f}x", "" if off is None else f"{off:+.1%}", words)
-        table.add_section()
-    Console(highlight=False, width=None if screen.is_terminal else 140).print(table)
-    for name, results in found.items():
-        busy = results["environment"]["busy_share"]
-        if busy is not None:
-            typer.echo(f"{name}: others took {busy:.1%} of the processors")
+            off, told = verdict(first[row], (value, sure), allowed) if allowed else (None, "")
+            failed += [f"{row}, {name}: {off:+.1%}"] if told.startswith("over") else []
+            rows.append([name, row, f"{value:.2f}x", "" if off is None else f"{off:+.1%}", told])
+    shares = {name: results["environment"]["busy_share"] for name, results in found.items()}
+    others = [f"others took {share:.1%} of the processors in run “{name}”" for name, share in shares.items() if share]
+    to = next(row["ratio"]["to"] for row in found["first"]["results"] if row["ratio"])
+    words = [f"speed-ups over {to}", f"at least {queries} queries a runtime and run", *others]
+    show(["run", "runtime", "speed-up", "departs", "verdict"], rows, words, markdown_out)
     if failed:
         raise CheckFailed(f"speed-ups that depart without a word: {'; '.join(failed)}")
 
