@@ -123,16 +123,17 @@ def _add_ratios(rows: Sequence[dict[str, Any]], measured: Sequence[Measured | st
     """Each timed row's ratio to the first PyTorch row, from the rounds that they took in turns.
 
     busy: share of the processors that others took during the rounds of all. What others take does not slow all
-    runtimes alike: one with two threads on two cores waits for the slower. So no interval then says how sure a ratio is.
+    runtimes alike: one with two threads on two cores waits for the slower. So where they took much, from all or from
+    any one row, no ratio is sure, however narrow its interval.
     """
     rounds = [result.rounds if isinstance(result, Measured) else [] for result in measured]
     first = next((i for i, row in enumerate(rows) if row["runtime"] == "pytorch" and rounds[i]), None)
     if first is None:
         return
+    share = max(value or 0 for value in (busy, *(row["busy_share"] for row in rows)))
     for row, own in zip(rows, rounds, strict=True):
         if own and row["runtime"] != "null":  # it does nothing: there is nothing to be faster at
             found = ratio(name_of(rows[first]), rounds[first], own)
-            share = max(value or 0 for value in (busy, row["busy_share"], rows[first]["busy_share"]))
             row["ratio"] = asdict(_doubted(found, share) if share > BUSY else found)
 
 
