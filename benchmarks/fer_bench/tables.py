@@ -7,6 +7,9 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fer_bench import modes
+from fer_bench.mode_tables import extra
+from fer_bench.noise import BUSY
 from fer_bench.stats import SURE
 from fer_runtimes.labels import LABELS
 
@@ -14,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = dict[str, Any]
-BUSY = 0.05  # share of the processors that others may take before a table says so
 LITTLE_MEMORY = 0.1  # share of all memory; with less left, pages of files are dropped and read again
 
 
@@ -32,7 +34,7 @@ def _speed_up(row: Row) -> str:
     interval = (
         "" if ratio["low"] is None or ratio["low"] == ratio["high"] else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
     )
-    return f"{ratio['value']:.2f}x{interval}"
+    return f"{ratio['value']:.2f}x{interval}{' ?' if ratio['unsure'] else ''}"
 
 
 def _text(key: str) -> Callable[[Row], str]:
@@ -70,13 +72,15 @@ _FURTHER: dict[str, Callable[[Row], str]] = {
     "p50 ms, 95 %": lambda row: "{:.3f} to {:.3f}".format(*row["latency_ms"]["p50_interval"]),
     "p90 ms at most": _milliseconds("p90_bound"),
     "p99 ms at most": _milliseconds("p99_bound"),
+    "cores": lambda row: ", ".join(map(str, row["cores"])) if row["pinned"] else f"any of {len(row['cores'])}",
     "prepare ms": lambda row: f"{row['prepare_ms']:.3f}",
     "cold start ms": lambda row: f"{row['cold_start_ms']:.0f}",
     "first inference ms": lambda row: f"{row['first_inference_ms']:.1f}",
     "memory MB": lambda row: f"{row['rss_over_bare_bytes'] / 1e6:.0f}",
 }
 _WORDS = ("machine", "runtime", "target", "precision")
-_NESTED = ("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion")  # what a csv cell does not hold
+# what a csv cell does not hold
+_NESTED = ("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion", "cores", "energy", *modes.KEYS)
 
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -122,18 +126,21 @@ def caption(results: dict[str, Any]) -> str:
             f"latency of one image at a time, at least {queries} queries after warm-up",
             *([f"speed-up over {' / '.join(compared)} in the same rounds, with its 95 % interval"] if compared else []),
             *([f"agreement of top-1 with {' / '.join(facing)}"] if facing else []),
-            *map(_unsure, (row for row in results["results"] if row.get("ratio") and row["ratio"]["unsure"])),
+            *_unsure(results["results"]),
         ]
     )
 
 
-def _unsure(row: Row) -> str:
-    """What a speed-up whose interval is too wide is worth, and what would narrow it."""
-    ratio = row["ratio"]
-    if ratio["low"] is None:
-        return f"speed-up of {_who(row)} unsure: too few rounds for an interval"
-    reach = (ratio["high"] - ratio["low"]) / 2 / ratio["value"]
-    return f"speed-up of {_who(row)} unsure (±{reach:.0%}): --queries {ratio['queries_needed']} would narrow it to ±{SURE:.0%}"
+def _unsure(rows: list[Row]) -> list[str]:
+    """Which speed-ups are unsure, marked ? in the table, and why; what would narrow their intervals."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if (ratio := row.get("ratio")) and ratio["unsure"]:
+            why = ratio.get("why") or "its interval is too wide"
+            if needed := ratio["queries_needed"]:
+                why += f" (--queries {needed} would narrow it to ±{SURE:.0%})"
+            found.setdefault(why, []).append(_who(row))
+    return [f"speed-up of {', '.join(who)} unsure (?): {why}" for why, who in found.items()]
 
 
 def _place(environment: dict[str, Any]) -> str:
@@ -159,10 +166,19 @@ def _place(environment: dict[str, Any]) -> str:
 
 def terminal(results: dict[str, Any]) -> Table:
     """A rich table."""
+    headings, rows = cells(results)
+    return _rich(headings, rows, caption=caption(results))
+
+
+def terminal_extra(results: dict[str, Any]) -> list[Table]:
+    """Rich tables of what was measured besides."""
+    return [_rich(headings, rows, title=title) for title, headings, rows in extra(results["results"], _who)]
+
+
+def _rich(headings: list[str], rows: list[list[str]], **texts: str) -> Table:
     from rich.table import Table
 
-    headings, rows = cells(results)
-    table = Table(caption=caption(results), caption_justify="left")
+    table = Table(caption_justify="left", title_justify="left", **texts)  # type: ignore[arg-type]
     for heading in headings:
         table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
     for row in rows:
@@ -176,6 +192,8 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [*_lines(headings, rows), "", caption(results) + "."]
     if timed := [row for row in results["results"] if row["latency_ms"]]:
         lines += ["", "Latency with confidence, start and memory:", "", *_lines(*_filled(_FURTHER, timed))]
+    for title, headings, rows in extra(results["results"], _who):
+        lines += ["", f"{title}:", "", *_lines(headings, rows)]
     scored = [row for row in results["results"] if row["recall"]]
     if scored:
         lines += ["", "Recall per class:", "", _line(["runtime", *LABELS]), _line(["---"] * (len(LABELS) + 1))]
@@ -207,7 +225,7 @@ def comma_separated(results: dict[str, Any]) -> str:
                     strict=True,
                 )
             )
-            | {f"speed_up_{key}": (row.get("ratio") or {}).get(key) for key in ("to", "value", "low", "high")}
+            | {f"speed_up_{key}": (row.get("ratio") or {}).get(key) for key in ("to", "value", "low", "high", "unsure")}
             | {f"recall_{label}": row["recall"][i] if row["recall"] else None for i, label in enumerate(LABELS)}
         )
     out = io.StringIO()
