@@ -15,6 +15,7 @@ from fer_bench import loadgen, modes
 from fer_bench.environment import environment
 from fer_bench.latency import summarise
 from fer_bench.measure import Measured, Task, measure
+from fer_bench.mistakes import disagreements, worst_mistakes
 from fer_bench.modes import Modes
 from fer_bench.noise import BUSY
 from fer_bench.stats import Ratio, ratio
@@ -175,6 +176,8 @@ def _row(
             "agreement",
             "agreement_with",
             "max_abs_logit",
+            "disagreements",
+            "worst_mistakes",
             "latency_ms",
             "ratio",
             "cold_start_ms",
@@ -243,6 +246,8 @@ def _row(
             "macro_f1": metrics.macro_f1(table),
             "recall": recall,
             "confusion": table.tolist(),
+            "disagreements": disagreements(answers.logits, truth and truth[1], faces.labels),
+            "worst_mistakes": worst_mistakes(answers.logits, truth and truth[1], faces.labels),
         }
     return row
 

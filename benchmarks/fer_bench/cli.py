@@ -11,6 +11,7 @@ import typer
 from fer_bench import options
 from fer_bench.gate.cli import gate
 from fer_bench.jobs import ALL
+from fer_bench.report.cli import report
 from fer_runtimes import console
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def bench(
     json_out: options.JsonOut = None,
     csv_out: Annotated[Optional[Path], typer.Option("--csv", help="Write the rows as csv.")] = None,
     markdown_out: options.MarkdownOut = None,
+    html_out: options.HtmlOut = None,
+    plots_out: options.PlotsOut = None,
     device: options.Device = "",
     threads: options.Threads = 0,
     queries: options.Queries = 1024,
@@ -65,7 +68,9 @@ def bench(
 
     * `fer-bench --runtime onnxruntime --model build/fer_mobileone_s-onnx-fp32 --threads 1`
 
-    * `fer-bench gate --help`
+    * `fer-bench --data fer2013.csv --html results.html --plots plots/`
+
+    * `fer-bench gate --help`, `fer-bench report --help`
     """
     if context.invoked_subcommand:
         _none_before(context)
@@ -84,6 +89,8 @@ def bench(
     from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named
     from fer_bench.jsontext import json_text
     from fer_bench.modes import Modes
+    from fer_bench.plotting import new_figure
+    from fer_bench.report.page import write_report
     from fer_runtimes.data import TEST_SPLITS, also_in_training, load_faces
     from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
     from fer_runtimes.files import whole_file
@@ -94,6 +101,8 @@ def bench(
     if require_signature and not model:
         raise BadInput("--require-signature needs --model: what is exported on the fly is not signed")
     further = Modes(tuple(batch or ()), tuple(fps or ()), paced_seconds, soak, loadgen, pin)
+    if html_out or plots_out:
+        new_figure()  # without matplotlib, minutes of measuring would be lost
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
     if data and faces:
@@ -123,6 +132,8 @@ def bench(
     shown = Console(highlight=False, width=None if screen.is_terminal else 200)
     for table in (tables.terminal(results), *tables.terminal_extra(results)):
         shown.print(table)
+    if html_out or plots_out:
+        write_report(results, faces, html_out, plots_out)
     failed = [row for row in results["results"] if row["error"]]
     fatal = bool(failed) and (ALL not in runtime or len(failed) == len(jobs))
     for row in failed[1:] if fatal else failed:  # the first stands in the error itself
@@ -159,6 +170,7 @@ def _signed(job: Job) -> Job:
 
 
 app.command()(gate)
+app.command()(report)
 
 
 def main() -> None:

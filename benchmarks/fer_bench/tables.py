@@ -78,14 +78,22 @@ _FURTHER: dict[str, Callable[[Row], str]] = {
     "first inference ms": lambda row: f"{row['first_inference_ms']:.1f}",
     "memory MB": lambda row: f"{row['rss_over_bare_bytes'] / 1e6:.0f}",
 }
-_WORDS = ("machine", "runtime", "target", "precision")
+WORDS = ("machine", "runtime", "target", "precision")
 # what a csv cell does not hold
-_NESTED = ("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion", "cores", "energy", *modes.KEYS)
+_NESTED = (
+    *("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion", "cores", "energy"),
+    *("disagreements", "worst_mistakes", *modes.KEYS),
+)
 
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text; columns that no row fills are left out, rows with an error say it in place of figures."""
     return _filled(_COLUMNS, results["results"])
+
+
+def further_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The same for confidence, start and memory, of the rows that have a latency; no rows where none has."""
+    return _filled(_FURTHER, [row for row in results["results"] if row["latency_ms"]])
 
 
 def _filled(columns: dict[str, Callable[[Row], str]], rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -103,6 +111,11 @@ def _cell(write: Callable[[Row], str], row: Row) -> str:
 
 def caption(results: dict[str, Any]) -> str:
     """Where and on what the figures were made."""
+    return "; ".join(facts(results))
+
+
+def facts(results: dict[str, Any]) -> list[str]:
+    """The caption, fact by fact."""
     data = results["data"]
     on = (
         f"{data['images']} images of {data['name']} {data['split']}"
@@ -114,21 +127,19 @@ def caption(results: dict[str, Any]) -> str:
     facing = sorted({row["agreement_with"] for row in results["results"] if row["agreement_with"]})
     machines = results.get("machines") or {None: results}
     places = [
-        f"{name}: {_place(facts['environment'])}" if name else _place(facts["environment"])
-        for name, facts in machines.items()
+        f"{name}: {_place(own['environment'])}" if name else _place(own["environment"])
+        for name, own in machines.items()
     ]
-    queries = " or ".join(map(str, sorted({facts["queries"] for facts in machines.values()})))
+    queries = " or ".join(map(str, sorted({own["queries"] for own in machines.values()})))
     compared = sorted({row["ratio"]["to"] for row in results["results"] if row.get("ratio")})
-    return "; ".join(
-        [
-            *places,
-            on,
-            f"latency of one image at a time, at least {queries} queries after warm-up",
-            *([f"speed-up over {' / '.join(compared)} in the same rounds, with its 95 % interval"] if compared else []),
-            *([f"agreement of top-1 with {' / '.join(facing)}"] if facing else []),
-            *_unsure(results["results"]),
-        ]
-    )
+    return [
+        *places,
+        on,
+        f"latency of one image at a time, at least {queries} queries after warm-up",
+        *([f"speed-up over {' / '.join(compared)} in the same rounds, with its 95 % interval"] if compared else []),
+        *([f"agreement of top-1 with {' / '.join(facing)}"] if facing else []),
+        *_unsure(results["results"]),
+    ]
 
 
 def _unsure(rows: list[Row]) -> list[str]:
@@ -152,6 +163,13 @@ def _place(environment: dict[str, Any]) -> str:
         f"{environment['cores']} cores",
         board.get("jetpack") and f"JetPack {board['jetpack']}",
         board.get("power_mode") and f"power mode {board['power_mode']}",
+    ]
+    return ", ".join([*filter(None, facts), *disturbances(environment)])
+
+
+def disturbances(environment: dict[str, Any]) -> list[str]:
+    """What on the machine speaks against its figures; nothing where all was calm."""
+    facts = [
         "throttled while measuring" if (environment.get("after") or {}).get("throttled") else None,
         f"BUSY: other programs took {busy:.0%} of its processors while measuring"
         if (busy := environment.get("busy_share") or 0) > BUSY
@@ -161,7 +179,7 @@ def _place(environment: dict[str, Any]) -> str:
         and left < LITTLE_MEMORY * environment["memory_bytes"]
         else None,
     ]
-    return ", ".join(filter(None, facts))
+    return [fact for fact in facts if fact]
 
 
 def terminal(results: dict[str, Any]) -> Table:
@@ -180,7 +198,7 @@ def _rich(headings: list[str], rows: list[list[str]], **texts: str) -> Table:
 
     table = Table(caption_justify="left", title_justify="left", **texts)  # type: ignore[arg-type]
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in WORDS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
@@ -190,8 +208,9 @@ def markdown(results: dict[str, Any]) -> str:
     """A Markdown page: the table, what is known of latencies, recall per class where there is data, and what could not run."""
     headings, rows = cells(results)
     lines = [*_lines(headings, rows), "", caption(results) + "."]
-    if timed := [row for row in results["results"] if row["latency_ms"]]:
-        lines += ["", "Latency with confidence, start and memory:", "", *_lines(*_filled(_FURTHER, timed))]
+    headings, rows = further_cells(results)
+    if rows:
+        lines += ["", "Latency with confidence, start and memory:", "", *_lines(headings, rows)]
     for title, headings, rows in extra(results["results"], _who):
         lines += ["", f"{title}:", "", *_lines(headings, rows)]
     scored = [row for row in results["results"] if row["recall"]]
