@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def bench(
     bundle. ``agreement_with`` says which. ``parity_failure`` is set where an engine, on this machine,
     breaks the bound under which its bundle was exported.
     """
-    before = board.snapshot()
+    made, before = datetime.now(timezone.utc), board.snapshot()
     with tempfile.TemporaryDirectory() as scratch:
         tasks = {
             i: Task(job.bundle.path, job.runtime, _images(faces, job.bundle.manifest, Path(scratch)))
@@ -75,6 +76,7 @@ def bench(
     _add_ratios(rows, measured)
     return {
         "format": FORMAT,
+        "made": made.isoformat(timespec="seconds"),
         "environment": environment() | meanwhile | {"before": before, "after": after},
         "machines": None,
         "data": faces.describe() if faces else None,
