@@ -11,6 +11,7 @@ import typer
 
 from fer_bench import options
 from fer_bench.gate.cli import gate
+from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
 from fer_runtimes import console
 
@@ -143,6 +144,7 @@ def _signed(job: Job) -> Job:
 
 
 app.command()(gate)
+app.add_typer(history, name="history")
 
 
 def main() -> None:
