@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def bench(
     """
     if further.loadgen and (reason := loadgen.missing()):
         raise NotAvailable(reason)
-    before = board.snapshot()
+    made, before = datetime.now(timezone.utc), board.snapshot()
     with tempfile.TemporaryDirectory() as scratch:
         tasks = {
             i: Task(job.bundle.path, job.runtime, _images(faces, job.bundle.manifest, Path(scratch)))
@@ -82,6 +83,7 @@ def bench(
     _add_ratios(rows, measured, meanwhile["busy_share"])
     return {
         "format": FORMAT,
+        "made": made.isoformat(timespec="seconds"),
         "environment": environment() | meanwhile | {"before": before, "after": after},
         "machines": None,
         "data": faces.describe() if faces else None,

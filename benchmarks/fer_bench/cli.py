@@ -10,6 +10,7 @@ import typer
 
 from fer_bench import options
 from fer_bench.gate.cli import gate
+from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
 from fer_bench.report.cli import report
 from fer_runtimes import console
@@ -171,6 +172,7 @@ def _signed(job: Job) -> Job:
 
 app.command()(gate)
 app.command()(report)
+app.add_typer(history, name="history")
 
 
 def main() -> None:
