@@ -52,7 +52,7 @@ def results(bundles: dict[str, Bundle], faces_csv: Faces) -> Results:
     ]
     jobs = [Job(runtime, bundles[name]) for runtime, name in wanted]
     jobs.append(Job("tensorrt", None, "runtime tensorrt needs tensorrt, not installed here"))
-    return json.loads(json.dumps(bench(jobs, faces_csv, Options(threads=1), 72, seconds=0, raw=True), allow_nan=False))
+    return json.loads(json.dumps(bench(jobs, faces_csv, Options(threads=1), 72, seconds=0), allow_nan=False))
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ def test_a_page_right_after_measuring_and_the_same_from_the_file(
     first, second = tmp_path / "first.html", tmp_path / "second.html"
     out = tmp_path / "out.json"
     measuring = ("--runtime", "onnxruntime", "--model", bundles["onnx fp32"].path, "--queries", 24, "--seconds", 0)
-    done = command("fer-bench", *measuring, "--data", csv_file, "--raw", "--json", out, "--html", first)
+    done = command("fer-bench", *measuring, "--data", csv_file, "--json", out, "--html", first)
     assert done.returncode == 0, done.stderr
     again = ("report", out, "--data", csv_file, "--html", second, "--plots", tmp_path / "plots")
     done = command("fer-bench", *again)

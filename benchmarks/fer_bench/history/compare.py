@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from fer_bench.history.figures import FIGURES, Row
 from fer_bench.history.runs import Run, rounds_of
 from fer_bench.history.text import plain
+from fer_bench.noise import BUSY
 from fer_bench.stats import INTERVAL, ROUNDS_NEEDED
-from fer_bench.tables import BUSY, name_of
+from fer_bench.tables import name_of
 from fer_runtimes.errors import BadInput
 
 LATENCIES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
@@ -147,7 +148,7 @@ def _verdict(
         return relative.verdict, "by the speed-ups" if relative.verdict else "too few rounds for an interval"
     assert alone is not None
     if alone.verdict is None:
-        return None, f"{why_not}, and no raw times of enough rounds in both (--raw)"
+        return None, f"{why_not}, and no raw times of enough rounds in both"
     return alone.verdict, f"by p50 of runs that were not taken in turns; {why_not}"
 
 
