@@ -265,12 +265,13 @@ def test_energy_of_a_query_is_what_rapl_counted_while_it_was_timed(null: Bundle,
     _write(counter, "0\n")
     _write(counter.with_name("name"), "package-0\n")
     _write(counter.parent.with_name("intel-rapl:0:0") / "name", "core\n")  # a part of the package: not counted twice
-    _write(counter.parent.with_name("intel-rapl:0:0") / "energy_uj", "99000000\n")
+    part = counter.parent.with_name("intel-rapl:0:0") / "energy_uj"
     began = time.monotonic()
 
     def run() -> None:
         while not over.wait(0.001):
-            _write(counter, f"{int((time.monotonic() - began) * 10e6)}\n")
+            for file, watts in ((counter, 10), (part, 6)):
+                _write(file, f"{int((time.monotonic() - began) * watts * 1e6)}\n")
 
     thread = threading.Thread(target=run)
     thread.start()
