@@ -103,7 +103,7 @@ def forged(clean: Build, fault: Fault, strength: float, folder: Path) -> Bundle:
     return read_bundle(path)
 
 
-def clean_runs(clean: Build, runs: int, pool: int = 3500, images: int = 1400) -> Iterator[list[Check]]:
+def clean_runs(clean: Build, runs: int, pool: int = 2100, images: int = 1400) -> Iterator[list[Check]]:
     """What fails in each of ``runs`` clean runs: other faces in another order each time, float32 and float16.
 
     The engines answer a pool of faces once with one thread, for the baseline, and once with two, for

@@ -91,14 +91,16 @@ def gate(
     runtimes = runtimes_named(runtime, screen.print)
     jobs = jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
     engine, prepared = Options(device, threads or console.usable_cores()), Prepared(faces.images)
+    unfolded = _unfolded(jobs, model, checkpoint) if update else None  # refused before any work
     with screen.status("gating") as status:
         rows = answered(jobs, prepared, engine, lambda text: status.update(f"gating {text}"))
         digests = {row.key: row.bundle.digest for row in rows}
         latencies = _latencies(jobs, digests, results, engine, queries) if latency else None
         if kept is None:
+            assert unfolded is not None
             from fer_export.reference import answer
 
-            kept = baseline_of(rows, faces, answer(_unfolded(jobs, model, checkpoint), faces), latencies)
+            kept = baseline_of(rows, faces, answer(unfolded, faces), latencies)
     judged = judge(rows, faces, prepared, kept, Bounds(slowdown=max_slowdown), latencies)
     if ALL in runtime and not model:
         judged += rows_that_did_not_run(kept, judged)
