@@ -33,7 +33,7 @@ def bench(
     split: options.Split = None,
     json_out: options.JsonOut = None,
     csv_out: Annotated[Optional[Path], typer.Option("--csv", help="Write the rows as csv.")] = None,
-    markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")] = None,
+    markdown_out: options.MarkdownOut = None,
     device: options.Device = "",
     threads: options.Threads = 0,
     queries: options.Queries = 1024,

@@ -56,10 +56,28 @@ class OpenVinoSession(Session):
         if [name.split(".")[0] for name in devices] != [device.split(".")[0]]:
             raise NotAvailable(f"openvino was asked for {device} and uses {', '.join(devices)}")
         self._request = self._compiled.create_infer_request()
+        self._batch = 0
 
     def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._request.infer([images], share_inputs=True)
-        return self._request.get_output_tensor(0).data.copy()  # type: ignore[no-any-return]
+        if len(images) != self._batch:
+            self._bind(images.shape)
+        self._images[...] = images
+        self._request.infer()
+        return self._logits.copy()  # type: ignore[no-any-return]
+
+    def _bind(self, shape: tuple[int, ...]) -> None:
+        """Gives the request tensors of its own for this batch size.
+
+        Handing it arrays at each call, and asking for the result, takes 70 us of Python around an inference of 300.
+        """
+        import openvino
+
+        given = openvino.Tensor(openvino.Type.u8, shape)
+        classes = self._compiled.output(0).get_partial_shape()[1].get_length()
+        result = openvino.Tensor(openvino.Type.f32, [shape[0], classes])
+        self._request.set_input_tensor(given)
+        self._request.set_output_tensor(result)
+        self._images, self._logits, self._batch = given.data, result.data, shape[0]
 
     def report(self) -> Report:
         import openvino
