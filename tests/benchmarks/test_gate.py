@@ -1,29 +1,40 @@
 from __future__ import annotations
 
+import copy
 import json
+import math
+import multiprocessing
+import os
+import re
 import shutil
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import Command
+from conftest import Command, as_csv
 from PIL import Image
 
 from fer_bench.bench import Job, bench
+from fer_bench.cli import main
 from fer_bench.gate import reports
 from fer_bench.gate.answers import Answers, Prepared
-from fer_bench.gate.baseline import Baseline, describe, read_baseline, write_baseline
+from fer_bench.gate.baseline import Baseline, Key, Speed, describe, read_baseline, write_baseline
 from fer_bench.gate.checks import CHECKS, FAILED, SKIPPED, Answered, Check, failures, judge, rows_that_did_not_run
-from fer_bench.gate.figures import Bounds, calibration_error, loss_bound
-from fer_bench.gate.latency import latencies_of
-from fer_bench.gate.make import baseline_of
+from fer_bench.gate.figures import Z_95, Bounds, calibration_error, images_needed, loss, loss_bound, loss_of, sign_test
+from fer_bench.gate.latency import Latencies, latencies_of, queries_needed, slowdown
+from fer_bench.gate.make import answered, baseline_of
 from fer_bench.gate.preprocessing import departure
 from fer_runtimes.bundle import Reference, read_bundle, write_manifest
 from fer_runtimes.drawn import drawn_faces
-from fer_runtimes.errors import BadInput
+from fer_runtimes.errors import BadInput, CheckFailed
 from fer_runtimes.images import prepare
 from fer_train.checkpoint import load_checkpoint, save_checkpoint
 from seeded_faults.builds import CELLS, ONE, Build, asked, build, clean_runs, forged
@@ -82,26 +93,86 @@ def test_50_clean_runs_pass(clean: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    ("worse", "better", "bound"), [(20, 16, 0.0039), (30, 10, 0.0085), (0, 0, 0.0), (10, 16, 0.0007)]
+    ("worse", "better", "images", "bound"),
+    [
+        (20, 16, 3589, 0.0040),
+        (30, 10, 3589, 0.0087),
+        (0, 0, 1400, 0.00193),
+        (1, 0, 1400, 0.00320),
+        (0, 2, 100, 0.00687),
+    ],
 )
-def test_the_bound_of_the_loss_is_that_of_paired_answers(worse: int, better: int, bound: float) -> None:
+def test_the_bound_of_the_loss_is_the_largest_that_is_not_rejected(
+    worse: int, better: int, images: int, bound: float
+) -> None:
+    """By definition, over a grid: of the shares that may have turned right, the likeliest where that loss is true."""
+    found = loss_bound(worse, better, images)
+    assert found == pytest.approx(bound, rel=0.02)
+    right = np.linspace(0, 0.2, 400_001)[1:]
+    left = np.clip(1 - 2 * right - found, 1e-9, None)
+    same = images - worse - better
+    likely = right[np.argmax(worse * np.log(right + found) + better * np.log(right) + same * np.log(left))]
+    deviation = math.sqrt(images * (2 * likely + found - found**2))
+    assert (worse - better - images * found) / deviation == pytest.approx(-Z_95, abs=0.02)
+
+
+def test_counts_are_taken_from_paired_answers() -> None:
     was, now = np.ones(3589, dtype=bool), np.ones(3589, dtype=bool)
-    now[:worse] = False
-    was[worse : worse + better] = False
-    assert loss_bound(was, now)[:2] == (worse, better)
-    assert loss_bound(was, now)[2] == pytest.approx(bound, abs=5e-5)
+    now[:20] = False
+    was[20:36] = False
+    assert loss(was, now) == loss_of(20, 16, 3589)
+    assert (loss_of(20, 16, 3589).worse, loss_of(20, 16, 3589).better) == (20, 16)
 
 
-def test_a_true_loss_of_one_and_a_half_points_hardly_ever_passes_and_no_loss_hardly_ever_fails() -> None:
-    random, images, bound = np.random.default_rng(0), 3589, Bounds().accuracy_loss
-    passed = {0.0: 0, 0.015: 0}
-    for loss in passed:
-        for _ in range(2000):
-            move = random.random(images)  # 0.1 % of the answers change either way, and the loss on top
-            was, now = move >= 0.001, (move < 0.001) | (move >= 0.002 + loss)
-            passed[loss] += loss_bound(was, now)[2] <= bound
-    assert passed[0.015] == 0
-    assert passed[0.0] > 1900
+@pytest.mark.parametrize("images", [700, 1400, 3589])
+@pytest.mark.parametrize("changing", [0.0005, 0.002, 0.02])
+def test_the_bound_holds_the_truth_as_often_as_it_says_at_small_counts_too(images: int, changing: float) -> None:
+    random, lost = np.random.default_rng(0), 0.003
+    counts = random.multinomial(images, [changing + lost, changing, 1 - 2 * changing - lost], 4000)[:, :2]
+    bounds = {pair: loss_bound(*pair, images) for pair in {(int(b), int(c)) for b, c in counts}}
+    held = np.mean([bounds[int(b), int(c)] >= lost for b, c in counts])
+    assert held > 0.92  # the normal approximation: 0.88 to 0.91 where few change
+
+
+def test_the_sign_test_is_exact() -> None:
+    assert sign_test(5, 0) == 1 / 32
+    assert sign_test(0, 0) == 1
+    assert sign_test(14, 6) == pytest.approx(0.0577, abs=1e-4)
+    assert sign_test(700, 700) == pytest.approx(0.5107, abs=1e-3)
+
+
+def test_a_true_loss_of_one_and_a_half_points_always_fails_and_no_loss_hardly_ever() -> None:
+    """As many changed verdicts as a float16 engine makes, and as two trainings of one net make."""
+    random, images = np.random.default_rng(0), 3589
+    for changing in (0.001, 0.08):
+        verdicts = {}
+        for lost in (0.0, 0.015):
+            rates = [changing + lost, changing, 1 - 2 * changing - lost]
+            counts = [(int(b), int(c)) for b, c in random.multinomial(images, rates, 500)[:, :2]]
+            verdicts[lost] = [loss_of(*pair, images).within(Bounds().accuracy_loss) for pair in counts]
+        assert verdicts[0.0].count(False) < 0.07 * 500
+        assert True not in verdicts[0.015]
+        if changing == 0.001:
+            assert verdicts[0.0].count(True) > 0.95 * 500
+            assert verdicts[0.015].count(False) == 500
+
+
+def test_where_neither_is_shown_the_gate_does_not_fail_and_says_how_many_images_would_tell(clean: Build) -> None:
+    """Two of 700 answers lost: by chance in one of four such runs, and too few images to exclude 0.3 points."""
+    row, labels = clean.rows["onnx fp32"], clean.faces.labels
+    right = np.flatnonzero(clean.baseline.logits.argmax(1) == labels)
+    for lost, verdict in ((0, SKIPPED), (2, SKIPPED), (5, FAILED)):
+        logits = logits_of(row).copy()
+        logits[right[:lost]] = np.roll(logits[right[:lost]], 1, axis=1)
+        check = clean.judge(with_logits(row, logits))["accuracy"]
+        assert check.verdict == verdict
+        assert ("cannot tell" in check.words) == (verdict == SKIPPED)
+        told = re.search(r"([\d,]+) images would", check.words)
+        if told:
+            more = int(told[1].replace(",", ""))
+            assert loss_of(round(lost * more / 700), 0, more).within(0.003) is not None
+            assert more > 700
+    assert images_needed(loss_of(0, 0, 700), 0.003) == 931
 
 
 def test_calibration_error_by_hand() -> None:
@@ -219,36 +290,132 @@ def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Build) -> None:
 # --- latency ---------------------------------------------------------------------------------
 
 
-def test_latency_is_a_ratio_of_one_run_and_of_the_same_file(clean: Build) -> None:
+@pytest.fixture(scope="module")
+def measured(clean: Build) -> dict[str, Any]:
+    """A result file of two rows, measured here; the machine is written in as quiet, whatever else it did."""
     names = ("onnx fp32", "openvino fp32")
-    results = bench([Job(CELLS[name][3], clean.bundles[name]) for name in names], None, ONE, 64)
-    rows = [clean.rows[name] for name in names]
+    results = bench([Job(CELLS[name][3], clean.bundles[name]) for name in names], None, ONE, 120, seconds=0, raw=True)
+    results["environment"]["busy_share"] = 0.01
+    return results
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A baseline with latency, and the means to hold a later result file against it."""
+
+    clean: Build
+    baseline: Baseline
+    digests: dict[Key, str]
+
+    def check(self, results: dict[str, Any], slowdown: float = 1.25) -> Check:
+        given = latencies_of(results, self.digests, "results.json")
+        changed = {"baseline": self.baseline, "latencies": given, "bounds": Bounds(slowdown=slowdown)}
+        return self.clean.judge(self.clean.rows["openvino fp32"], **changed)["latency"]
+
+
+@pytest.fixture(scope="module")
+def timed(clean: Build, measured: dict[str, Any]) -> Timed:
+    rows = [clean.rows[name] for name in ("onnx fp32", "openvino fp32")]
     digests = {row.key: row.bundle.digest for row in rows}
-    before = latencies_of(results, digests, "results")
-    truth = Reference(clean.faces.images, clean.baseline.logits, clean.baseline.logits_fp32, np.full(700, "face"))
-    baseline = baseline_of(rows, clean.faces, truth, before)
-    assert baseline.latency_reference == "onnxruntime, onnx fp32"
+    truth = clean.baseline.truth(clean.faces.images, "face")
+    before = latencies_of(tidied(measured), digests, "results")
+    return Timed(clean, baseline_of(rows, clean.faces, truth, before), digests)
 
-    def latency(openvino: float, both: float = 1.0, slowdown: float = 1.25) -> str:
-        later = json.loads(json.dumps(results))
-        for row, factor in zip(later["results"], (both, both * openvino), strict=True):
-            row["latency_ms"]["p50"] *= factor
-        given = latencies_of(later, digests, "results")
-        return clean.judge(rows[1], baseline=baseline, latencies=given, bounds=Bounds(slowdown=slowdown))[
-            "latency"
-        ].verdict
 
-    assert latency(1.2) == "passed"
-    assert latency(1.3) == "failed"
-    assert latency(1.3, slowdown=1.4) == "passed"
-    assert latency(1.0, both=10) == "passed"  # a slower machine is no loss
-    assert clean.judge(rows[1], baseline=baseline)["latency"].verdict == SKIPPED
-    results["results"][1]["bundle_sha256"] = "0" * 64
-    with pytest.raises(BadInput, match="openvino fp32 was measured on a bundle of digest 000000000000"):
-        latencies_of(results, digests, "results.json")
-    del results["results"][0]["latency_ms"]
+def tidied(results: dict[str, Any], slower: float = 1.0, both: float = 1.0, noise: float = 0.02) -> dict[str, Any]:
+    """The file with times of a known ratio: the second row takes twice the first's time, times ``slower``, give or take ``noise`` a round."""
+    random, later = np.random.default_rng(0), copy.deepcopy(results)
+    for row, factor in zip(later["results"], (1.0, 2 * slower), strict=True):
+        row["raw_ns"] = [[int(1e6 * both * factor * random.lognormal(0, noise))] * 10 for _ in range(12)]
+    return later
+
+
+def test_latency_fails_where_a_slowdown_is_shown_passes_where_it_is_excluded_and_else_says_so(
+    timed: Timed, measured: dict[str, Any]
+) -> None:
+    assert timed.baseline.latency_reference == "onnxruntime, onnx fp32"
+    assert timed.check(tidied(measured, 1.15)).verdict == "passed"
+    assert timed.check(tidied(measured, 1.4)).verdict == FAILED
+    assert timed.check(tidied(measured, 1.4), slowdown=1.6).verdict == "passed"
+    assert timed.check(tidied(measured, both=10)).verdict == "passed"  # a slower machine is no loss
+    for noise, near in ((0.02, 1.25), (0.8, 1.1), (0.8, 1.4)):
+        check = timed.check(tidied(measured, near, noise=noise))
+        assert check.verdict == SKIPPED
+        assert "cannot tell" in check.words
+        assert re.search(r"--queries \d+ would|a baseline of more queries would", check.words)
+
+
+def test_as_many_queries_as_the_gate_names_do_tell(timed: Timed, measured: dict[str, Any]) -> None:
+    before, now = Speed(0.5, 0.499, 0.501, 10_000), Speed(0.45, 0.36, 0.56, 100)
+    assert slowdown(before, now).high > 1.25
+    needed = queries_needed(before, now, 1.25) or 0
+    shrink = math.sqrt(now.queries / needed)
+    narrow = Speed(0.45, 0.45 * (0.36 / 0.45) ** shrink, 0.45 * (0.56 / 0.45) ** shrink, needed)
+    assert slowdown(before, narrow).high == pytest.approx(1.25, abs=1e-3)
+    assert queries_needed(Speed(0.5, 0.2, 0.9, 100), now, 1.25) is None  # no number of queries mends the baseline
+
+
+def test_the_interval_of_a_slowdown_holds_the_truth_about_as_often_as_it_says() -> None:
+    """Both runs drift and are noisy; half the truth is 1.25."""
+    random, held = np.random.default_rng(0), 0
+    keys = [Key(name, name, "fp32", True) for name in ("onnxruntime", "openvino")]
+
+    def run(slower: float) -> Speed:
+        drift = random.lognormal(0, 0.1, 25)
+        times = {
+            key: [np.full(5, 1e6 * factor * slow * random.lognormal(0, 0.05)).astype(np.int64) for slow in drift]
+            for key, factor in zip(keys, (1.0, 2 * slower), strict=True)
+        }
+        found = Latencies(times, {}).speed(keys[1], keys[0])
+        assert found is not None
+        return found
+
+    for _ in range(60):
+        found = slowdown(run(1.0), run(1.25))
+        held += found.low <= 1.25 <= found.high
+    assert held >= 52  # 95 % of 60 are 57
+
+
+def test_latency_is_skipped_where_the_machine_was_busy_and_no_baseline_is_made_there(
+    timed: Timed, measured: dict[str, Any]
+) -> None:
+    busy = tidied(measured, 1.4)
+    busy["environment"]["busy_share"] = 0.31
+    check = timed.check(busy)
+    assert check.verdict == SKIPPED
+    assert "other programs took 31% of the processors" in check.words
+    rows, truth = [timed.clean.rows["onnx fp32"]], timed.baseline.truth(timed.clean.faces.images, "face")
+    with pytest.raises(CheckFailed, match="took 31% of the processors"):
+        baseline_of(rows, timed.clean.faces, truth, latencies_of(busy, timed.digests, "results"))
+
+
+def test_latency_joins_only_what_was_measured_on_the_same_file_with_its_times(
+    timed: Timed, measured: dict[str, Any]
+) -> None:
+    row = timed.clean.rows["openvino fp32"]
+    assert timed.clean.judge(row, baseline=timed.baseline)["latency"].verdict == SKIPPED
+    for change, complaint in [
+        ({"bundle_sha256": "0" * 64}, "openvino fp32 was measured on a bundle of digest 000000000000"),
+        ({"raw_ns": None}, "measure again with --raw"),
+        ({"raw_ns": [[1, 2], []]}, "a damaged result file"),
+    ]:
+        later = copy.deepcopy(measured)
+        later["results"][1] |= change
+        with pytest.raises(BadInput, match=rf"results.json: .*{complaint}"):
+            timed.check(later)
+    later = copy.deepcopy(measured)
+    del later["results"][0]["latency_ms"]
     with pytest.raises(BadInput, match=r"results.json: a damaged result file"):
-        latencies_of(results, digests, "results.json")
+        timed.check(later)
+
+
+def test_real_rounds_give_a_speed_with_an_interval(timed: Timed, measured: dict[str, Any]) -> None:
+    found = latencies_of(measured, timed.digests, "results")
+    onnx, openvino = timed.digests
+    speed = found.speed(openvino, onnx)
+    assert speed is not None
+    assert 0 < speed.low <= speed.value <= speed.high
+    assert speed.queries >= 120
 
 
 # --- the baseline file, the reports, the command ----------------------------------------------
@@ -274,7 +441,7 @@ def test_a_baseline_is_read_as_it_was_written(clean: Build, tmp_path: Path) -> N
         (lambda text: text[: len(text) // 2], "not a whole baseline"),
         (lambda text: "[]", "not a baseline of fer-bench gate"),
         (lambda text: '{"format": 1, "results": []}', "not a baseline of fer-bench gate"),
-        (lambda text: text.replace('"format": 1', '"format": 2'), "baseline format 2, this version reads 1"),
+        (lambda text: text.replace('"format": 2', '"format": 1'), "baseline format 1, this version reads 2"),
         (lambda text: text.replace('"happy"', '"glad"'), "its classes are"),
         (
             lambda text: text.replace('"accuracy": 0.', '"accuracy": 0.0'),
@@ -357,6 +524,64 @@ def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
     assert refused.returncode == 2
     assert "add its bundle" in refused.stderr
     assert path.read_bytes() == before
+
+
+def test_what_the_gate_cannot_judge_is_refused_by_name_before_any_work(
+    clean: Build,
+    measured: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its own main, here: no runtime is started for any of these."""
+    path, cut, merged, own = (tmp_path / name for name in ("baseline.json", "cut.json", "merged.json", "keys"))
+    write_baseline(path, clean.baseline)
+    cut.write_text(json.dumps(measured)[:3000])
+    own.write_text("")
+    monkeypatch.setenv("FER_TRUSTED_KEYS", str(own))
+    merged.write_text(json.dumps(measured | {"format": 7}))
+    data = tmp_path / "fer2013.csv"
+    data.write_text(as_csv([replace(clean.faces, labels=np.roll(clean.faces.labels, 1))]))
+    model = ("--runtime", "onnxruntime", "--model", clean.bundles["onnx fp32"].path)
+    monkeypatch.setattr("fer_bench.gate.make.ask_apart", None)
+    for options, complaint in [
+        (("--baseline", cut, "--no-latency"), "cut.json: not a whole baseline"),
+        (("--baseline", merged, "--no-latency"), "merged.json: not a baseline of fer-bench gate"),
+        (("--baseline", path, "--data", data), "baseline.json: a baseline of 700 images of drawn-faces"),
+        (("--baseline", path, "--results", cut), "cut.json: not a whole result file"),
+        (("--baseline", path, "--results", merged), "merged.json: result format 7, this version reads 1"),
+        (("--baseline", path, "--require-signature"), "not signed; sign it with fer-export"),
+    ]:
+        monkeypatch.setattr("fer_runtimes.drawn.drawn_faces", lambda *_: clean.faces)
+        monkeypatch.setattr(sys, "argv", ["fer-bench", "gate", *map(str, options), *map(str, model)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr().err.strip()
+        assert ended.value.code == 2
+        assert complaint in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_runtime_that_is_killed_while_it_answers_costs_its_own_row(clean: Build) -> None:
+    jobs = [Job(CELLS[name][3], clean.bundles[name]) for name in ("onnx fp32", "openvino fp32")]
+
+    def kill() -> None:
+        while True:
+            for process in multiprocessing.active_children():
+                if "onnxruntime" in Path(f"/proc/{process.pid}/maps").read_text():
+                    os.kill(process.pid or 0, signal.SIGKILL)
+                    return
+            time.sleep(0.005)
+
+    def said(text: str) -> None:
+        if text.startswith("onnxruntime "):
+            threading.Thread(target=kill, daemon=True).start()
+
+    dead, alive = answered(jobs, Prepared(clean.faces.images), ONE, said)
+    assert dead.answers == "runtime onnxruntime died while it answered (crash, or killed for memory)"
+    assert isinstance(alive.answers, Answers)
+    verdicts = judge([dead, alive], clean.faces, Prepared(clean.faces.images), clean.baseline, Bounds())
+    assert [[check.name for check in failures([row])] for row in verdicts] == [["runs"], []]
 
 
 def test_the_measurement_is_still_the_command_without_a_name(command: Command) -> None:
