@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from fer_bench import options, stats
 from fer_bench.measure import Apart, Task
-from fer_bench.noise import summary
-from fer_bench.tables import BUSY
+from fer_bench.noise import BUSY, summary
 from fer_bench.worker import Round
 from fer_runtimes import console
 from fer_runtimes.bundle import Bundle, read_bundle, read_reference

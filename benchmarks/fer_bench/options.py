@@ -24,3 +24,5 @@ MarkdownOut = Annotated[Optional[Path], typer.Option("--markdown", help="Write t
 RequireSignature = Annotated[
     bool, typer.Option("--require-signature", help="Run only bundles signed by a trusted key (docs/bundle.md).")
 ]
+HtmlOut = Annotated[Optional[Path], typer.Option("--html", help="Write a page to read, in one file.")]
+PlotsOut = Annotated[Optional[Path], typer.Option("--plots", help="Write each plot as PNG and SVG into this folder.")]

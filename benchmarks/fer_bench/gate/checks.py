@@ -14,7 +14,7 @@ from fer_bench.gate.baseline import Baseline, Kept, Key
 from fer_bench.gate.figures import Bounds, calibration_error, images_needed, loss, top1
 from fer_bench.gate.latency import Latencies, queries_needed, slowdown
 from fer_bench.gate.preprocessing import departure
-from fer_bench.tables import BUSY
+from fer_bench.noise import BUSY
 from fer_runtimes.bundle import Bundle, read_reference
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import CheckFailed

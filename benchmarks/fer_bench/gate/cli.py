@@ -143,7 +143,7 @@ def _latencies(
     from fer_bench.gate.latency import latencies_of
 
     if content is None:
-        content, source = bench(jobs, None, engine, queries, raw=True), "the measurement"
+        content, source = bench(jobs, None, engine, queries), "the measurement"
     return latencies_of(content, digests, source)
 
 

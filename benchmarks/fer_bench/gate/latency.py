@@ -20,7 +20,7 @@ _REFERENCES = ("onnxruntime", "pytorch")
 
 @dataclass(frozen=True)
 class Latencies:
-    """rounds: nanoseconds of each query, by round, and devices ("cpu x2"), by row; busy_share: of the processors, what went to others."""
+    """rounds: nanoseconds of each query, by round, and devices ("cpu x2"), by row; busy_share: of the processors, what went to others, in the worst case."""
 
     rounds: dict[Key, list[NDArray[np.int64]]]
     devices: dict[Key, str]
@@ -85,6 +85,7 @@ def latencies_of(results: dict[str, Any], digests: Mapping[Key, str], source: st
     rounds: dict[Key, list[NDArray[np.int64]]] = {}
     devices: dict[Key, str] = {}
     try:
+        busy = [results["environment"].get("busy_share") or 0.0]
         for row in results["results"]:
             key = Key(row["runtime"], row["target"], row["precision"], row["folded"])
             if key not in digests or not row["latency_ms"]:
@@ -95,11 +96,12 @@ def latencies_of(results: dict[str, Any], digests: Mapping[Key, str], source: st
                     f"its answers come from {digests[key][:12]}; measure and gate the same bundle"
                 )
             if not row["raw_ns"]:
-                raise BadInput(f"{source}: keeps no raw times, which intervals come from; measure again with --raw")
+                raise BadInput(f"{source}: keeps no raw times, which intervals come from; measure again")
             rounds[key] = [np.array(taken, np.int64) for taken in row["raw_ns"]]
             if len(rounds[key]) != len(next(iter(rounds.values()))) or not all(map(len, rounds[key])):
                 raise ValueError(f"rounds are missing of {key}")
             devices[key] = f"{row['device']} x{row['threads']}"
-        return Latencies(rounds, devices, float(results["environment"].get("busy_share") or 0))
+            busy.append(row.get("busy_share") or 0.0)
+        return Latencies(rounds, devices, max(map(float, busy)))
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{source}: a damaged result file ({type(error).__name__}: {error}); measure again") from error

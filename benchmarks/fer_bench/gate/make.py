@@ -10,7 +10,7 @@ from fer_bench.gate.baseline import Baseline, Kept, Key, describe
 from fer_bench.gate.checks import Answered
 from fer_bench.gate.figures import calibration_error, top1
 from fer_bench.gate.latency import Latencies
-from fer_bench.tables import BUSY
+from fer_bench.noise import BUSY
 from fer_runtimes.bundle import Bundle, Reference
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import BadInput, CheckFailed
