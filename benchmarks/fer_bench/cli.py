@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -14,9 +14,6 @@ from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
 from fer_bench.report.cli import report
 from fer_runtimes import console
-
-if TYPE_CHECKING:
-    from fer_bench.bench import Job
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -87,7 +84,7 @@ def bench(
 
     from fer_bench import tables
     from fer_bench.bench import bench as run
-    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named
+    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named, signed
     from fer_bench.jsontext import json_text
     from fer_bench.modes import Modes
     from fer_bench.plotting import new_figure
@@ -111,7 +108,7 @@ def bench(
     runtimes = runtimes_named(runtime, screen.print)
     jobs = jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
     if require_signature:
-        jobs = [_signed(job) for job in jobs]
+        jobs = [signed(job) for job in jobs]
     with screen.status("measuring") as status:
         results = run(
             jobs,
@@ -156,18 +153,6 @@ def _none_before(context: typer.Context) -> None:
     if any(source is not None and source.name == "COMMANDLINE" for source in sources):
         name = context.invoked_subcommand
         raise BadInput(f"options stand before {name}, which does not heed them; give them after it")
-
-
-def _signed(job: Job) -> Job:
-    """The job with the name of its bundle's signer. Raises BadInput if no trusted key signed it."""
-    from fer_runtimes.errors import BadInput
-    from fer_runtimes.signing import trusted_signer
-
-    if job.bundle is None:
-        return job
-    if (name := trusted_signer(job.bundle.path)) is None:
-        raise BadInput(f"{job.bundle.path}: not signed; sign it with fer-export --model {job.bundle.path} --sign KEY")
-    return replace(job, signed_by=name)
 
 
 app.command()(gate)
