@@ -352,5 +352,7 @@ def test_json_keeps_lists_of_numbers_on_one_line_and_text_as_it_is() -> None:
     assert "[-4, 5.5e-07]\n" in text
     assert '"gaps": [null, 1]' in text
     assert len(json_text({"raw_ns": [list(range(10**6, 10**6 + 10_000))]})) < 9.1 * 10_000
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        json_text({"value": float("nan")})
+    assert json.loads(json_text({"max_abs_logit": float("nan"), "all": [1.5, float("inf")]})) == {
+        "max_abs_logit": None,
+        "all": [1.5, None],
+    }
