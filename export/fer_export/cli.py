@@ -92,8 +92,11 @@ def export(
     from fer_export.targets import TARGETS
 
     if list_targets:
+        width = max(len(",".join(row.tolerances)) for row in TARGETS.values())
         for name, row in TARGETS.items():
-            typer.echo(f"{name:10s} {','.join(row.tolerances):22s} {why_no_target(name) or 'can be exported here'}")
+            typer.echo(
+                f"{name:10s} {','.join(row.tolerances):{width}s} {why_no_target(name) or 'can be exported here'}"
+            )
         return
     if model:
         _sign_only(context, model, sign)
