@@ -36,6 +36,10 @@ class OrtSession(Session):
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
+        if bundle.manifest.precision == "int8-weights":
+            # Else the weights are dequantised at each inference, and convolutions lose their faster layout: kept
+            # apart they could be fused with quantised activations, which such a bundle has none of.
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
         if options.device != "cpu":  # no node may be left to the CPU without a word
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
@@ -68,7 +72,7 @@ class OrtSession(Session):
             self.options.device,
             self._session.get_providers()[0],
             # The CPU provider casts float16 to float32 around each operator; only what passes between them is rounded.
-            "fp32" if on_cpu else self.bundle.manifest.precision,
+            "fp32" if on_cpu or self.bundle.manifest.precision == "int8-weights" else self.bundle.manifest.precision,
             settings.intra_op_num_threads if on_cpu else 0,
             {"onnxruntime": onnxruntime.__version__},
         )

@@ -9,8 +9,8 @@ from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
 
-# A bundle's precision is how its weights are stored; on the CPU both are computed in float32.
-_COMPUTE = {"fp32": "f32", "fp16": "f32"}
+# A bundle's precision is how its weights are stored; on the CPU all are computed in float32.
+_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8-weights": "f32"}
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
