@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,65 +13,21 @@ from conftest import Command
 from PIL import Image
 
 from fer_bench.bench import Job, bench
-from fer_bench.gate import answers as answers_module
 from fer_bench.gate import reports
-from fer_bench.gate.answers import Answers, Prepared, ask
+from fer_bench.gate.answers import Answers, Prepared
 from fer_bench.gate.baseline import Baseline, describe, read_baseline, write_baseline
 from fer_bench.gate.checks import CHECKS, FAILED, SKIPPED, Answered, Check, failures, judge, rows_that_did_not_run
 from fer_bench.gate.figures import Bounds, calibration_error, loss_bound
 from fer_bench.gate.latency import latencies_of
-from fer_bench.gate.make import baseline_of, key_of
+from fer_bench.gate.make import baseline_of
 from fer_bench.gate.preprocessing import departure
-from fer_export.fold import fold
-from fer_export.pipeline import Source, export, load_source
-from fer_export.reference import answer
-from fer_export.targets import to_onnx, to_tensorrt
-from fer_runtimes.bundle import Bundle, Reference, read_bundle, write_manifest
-from fer_runtimes.data import Faces
+from fer_runtimes.bundle import Reference, read_bundle, write_manifest
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.errors import BadInput
 from fer_runtimes.images import prepare
-from fer_runtimes.parity import compare
-from fer_runtimes.session import Options, open_session
 from fer_train.checkpoint import load_checkpoint, save_checkpoint
-
-ONE = Options(threads=1)
-# name: (target, precision, folded, runtime)
-CELLS = {
-    "pytorch unfolded": ("pytorch", "fp32", False, "pytorch"),
-    "onnx fp32": ("onnx", "fp32", True, "onnxruntime"),
-    "openvino fp32": ("openvino", "fp32", True, "openvino"),
-    "openvino fp16": ("openvino", "fp16", True, "openvino"),
-    "tensorrt fp16": ("tensorrt", "fp16", True, "onnxruntime"),
-}
-
-
-@dataclass(frozen=True)
-class Clean:
-    """A build without fault and the baseline that was made from it."""
-
-    checkpoint: Path
-    sources: dict[bool, Source]
-    bundles: dict[str, Bundle]
-    faces: Faces
-    rows: dict[str, Answered]
-    baseline: Baseline
-
-    def judge(self, row: Answered, **changed: object) -> dict[str, Check]:
-        """The checks of one row, by name."""
-        prepared = Prepared(self.faces.images)
-        given = {"faces": self.faces, "prepared": prepared, "baseline": self.baseline, "bounds": Bounds(), **changed}
-        return {check.name: check for check in judge([row], **given)[0].checks}  # type: ignore[arg-type]
-
-    def ask(self, name: str, bundle: Bundle | None = None) -> Answered:
-        """Asks a bundle in place of the clean one of that name, from the faces' bytes on."""
-        return asked(bundle or self.bundles[name], CELLS[name][3], Prepared(self.faces.images))
-
-
-def asked(bundle: Bundle, runtime: str, prepared: Prepared, options: Options = ONE) -> Answered:
-    manifest = bundle.manifest
-    images = prepared.at(manifest.size, manifest.crop)
-    return Answered(key_of(runtime, bundle), bundle, ask(bundle.path, runtime, options, images))
+from seeded_faults.builds import CELLS, ONE, Build, asked, build, clean_runs, forged
+from seeded_faults.faults import FAULTS, WRONG_RESIZES, Fault, WronglyResized
 
 
 def failed(checks: dict[str, Check]) -> set[str]:
@@ -80,122 +35,30 @@ def failed(checks: dict[str, Check]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def clean(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Clean:
+def clean(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
     """The tests' net, shown 7/8 of a face, so that resizing is part of what it answers."""
     folder = tmp_path_factory.mktemp("gate")
     loaded = load_checkpoint(checkpoint)
     path = folder / "cropped.pt"
     save_checkpoint(path, replace(loaded, input=loaded.input | {"crop": 0.875}))
-    sources = {folding: load_source(path, folding=folding) for folding in (True, False)}
-    bundles = {
-        name: export(sources[folded], target, folder / "build", precision)
-        for name, (target, precision, folded, _) in CELLS.items()
-    }
-    faces = drawn_faces(700, seed=30)
-    prepared = Prepared(faces.images)
-    rows = {name: asked(bundle, CELLS[name][3], prepared) for name, bundle in bundles.items()}
-    baseline = baseline_of(list(rows.values()), faces, answer(path, faces))
-    return Clean(path, sources, bundles, faces, rows, baseline)
+    return build(path, folder / "build", drawn_faces(700, seed=30), drawn_faces(160, seed=0))
 
 
 # --- seeded faults ---------------------------------------------------------------------------
 
 
-def wrong_mean(source: Source) -> None:
-    source.net.offset += 0.1
-
-
-def labels_permuted(source: Source) -> None:
-    head = source.net.net.head.fc
-    head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
-
-
-def one_layer_rounded_to_6_bits(source: Source) -> None:
-    weight = next(p for p in source.net.net.stages.parameters() if p.ndim == 4)
-    step = weight.data.abs().max() / 31
-    weight.data = (weight.data / step).round() * step
-
-
-def an_fp16_overflow(source: Source) -> None:
-    """The same function in exact arithmetic: what two layers give is 2**24 times as large, and two more undo it.
-
-    ONNX Runtime's CPU computes in float32 around each operator: what a GPU makes infinite stays finite there, and wrong.
-    """
-    blocks = [block for stage in source.net.net.stages[:2] for block in stage]
-    for block, weight, bias in zip(blocks, (12, 12, -12, -12), (12, 24, 12, 0), strict=True):
-        block.reparam_conv.weight.data *= 2.0**weight
-        block.reparam_conv.bias.data *= 2.0**bias
-
-
-def a_dropped_branch(source: Source) -> None:
-    source.net.net.stages[0][1].identity.weight.data *= 0
-    source.net.net.stages[0][1].identity.bias.data *= 0
-
-
-def a_fold_in_train_mode(source: Source) -> None:
-    """What a forward pass before the fold does to a net that nobody put into eval mode: its statistics move."""
-    import torch
-
-    with torch.no_grad():
-        source.net.train()(torch.from_numpy(source.reference.images[:64]))
-    source.net.eval()
-
-
-# fault: where it is made (before or after folding), the bundle that it is made in, the check that must see it
-FAULTS: list[tuple[Callable[[Source], None], bool, str, str]] = [
-    (wrong_mean, True, "onnx fp32", "logits"),
-    (labels_permuted, True, "onnx fp32", "accuracy"),
-    (a_dropped_branch, False, "onnx fp32", "logits"),
-    (a_fold_in_train_mode, False, "onnx fp32", "logits"),
-    (one_layer_rounded_to_6_bits, True, "onnx fp32", "logits"),
-    (an_fp16_overflow, True, "tensorrt fp16", "logits"),
-]
-CONVERTERS = {"onnx fp32": to_onnx.convert, "tensorrt fp16": to_tensorrt.convert}
-
-
-def forged(clean: Clean, fault: Callable[[Source], None], folded: bool, name: str, folder: Path) -> Bundle:
-    """A faulty bundle that vouches for itself: hashes, reference and recorded parity are all made from the faulty model."""
-    source = copy.deepcopy(clean.sources[folded])
-    fault(source)
-    if not folded:
-        source = replace(source, net=fold(source.net, source.reference.images)[0])
-    honest = clean.bundles[name]
-    path = Path(shutil.copytree(honest.path, folder / "forged"))
-    (path / "model.onnx").unlink()
-    CONVERTERS[name](source, honest.manifest.precision, path)
-    images, kinds = source.reference.images, source.reference.kinds
-    bundle = write_manifest(path, honest.manifest)
-    with open_session(bundle, CELLS[name][3], ONE) as session:
-        said = np.nan_to_num(session.infer(images))
-    reference = Reference(images, said.astype(np.float64), said + np.float32(1e-3), kinds)
-    reference.save(path)
-    assert honest.manifest.parity is not None
-    parity = compare(reference, said).to_dict() | {"tolerance": honest.manifest.parity["tolerance"]}
-    write_manifest(path, replace(honest.manifest, parity=parity))
-    return read_bundle(path)
-
-
-@pytest.mark.parametrize(("fault", "folded", "name", "check"), FAULTS)
-def test_a_seeded_fault_fails_by_the_check_that_is_there_for_it(
-    clean: Clean, tmp_path: Path, fault: Callable[[Source], None], folded: bool, name: str, check: str
-) -> None:
-    assert check not in failed(clean.judge(clean.rows[name]))
-    checks = clean.judge(clean.ask(name, forged(clean, fault, folded, name, tmp_path)))
-    assert check in failed(checks)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_seeded_fault_fails_by_the_check_that_is_there_for_it(clean: Build, tmp_path: Path, fault: Fault) -> None:
+    assert fault.check not in failed(clean.judge(clean.rows[fault.cell]))
+    checks = clean.judge(clean.ask(fault.cell, forged(clean, fault, fault.strengths[-1], tmp_path)))
+    assert fault.check in failed(checks)
     assert "own reference" not in failed(checks)  # so well does it vouch for itself
 
 
-@pytest.mark.parametrize("kind", [Image.Resampling.NEAREST, Image.Resampling.BICUBIC, Image.Resampling.BOX])
-def test_a_resize_of_the_wrong_kind_fails_preprocessing(
-    clean: Clean, monkeypatch: pytest.MonkeyPatch, kind: Image.Resampling
-) -> None:
-    def wrong(images: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
-        low, high = 24 - 24 * crop, 24 + 24 * crop
-        resized = [Image.fromarray(image).resize((size, size), kind, (low, low, high, high)) for image in images]
-        return np.stack([np.asarray(image)[None] for image in resized])
-
-    monkeypatch.setattr(answers_module, "prepare", wrong)
-    checks = clean.judge(clean.ask("onnx fp32"))
+@pytest.mark.parametrize("kind", WRONG_RESIZES.values(), ids=WRONG_RESIZES)
+def test_a_resize_of_the_wrong_kind_fails_preprocessing(clean: Build, kind: Image.Resampling) -> None:
+    wrong = WronglyResized(clean.faces.images, kind)
+    checks = clean.judge(asked(clean.bundles["onnx fp32"], "onnxruntime", wrong), prepared=wrong)
     assert {"preprocessing", "logits"} <= failed(checks)
     assert "own reference" not in failed(checks)
 
@@ -209,32 +72,10 @@ def test_exact_resizing_agrees_with_what_every_runtime_uses(size: int, crop: flo
 # --- no false alarm --------------------------------------------------------------------------
 
 
-def test_50_clean_runs_pass(clean: Clean) -> None:
-    """Other faces in another order each time, float32 and float16, another number of threads than the baseline's."""
-    drawn = [drawn_faces(70, seed=100 + i) for i in range(50)]
-    images, labels = (np.concatenate([getattr(part, name) for part in drawn]) for name in ("images", "labels"))
-    pool = replace(drawn[0], images=images, labels=labels)
-    truth, names = (
-        answer(clean.checkpoint, pool),
-        [name for name in CELLS if name not in ("pytorch unfolded", "tensorrt fp16")],
-    )
-    whole = {name: asked(clean.bundles[name], CELLS[name][3], Prepared(images)) for name in names}
-    alarms = []
-    for run in range(50):
-        chosen = np.random.default_rng(run).permutation(len(pool))[:1400]
-        faces = replace(pool, images=images[chosen], labels=labels[chosen])
-        part = Reference(truth.images[chosen], truth.logits[chosen], truth.logits_fp32[chosen], truth.kinds[chosen])
-        name = names[run % len(names)]
-        before = replace(whole[name], answers=_some(whole[name], chosen))
-        baseline, prepared = baseline_of([before], faces, part), Prepared(faces.images)
-        row = asked(clean.bundles[name], CELLS[name][3], prepared, Options(threads=2))
-        alarms += [(run, check) for check in failures(judge([row], faces, prepared, baseline, Bounds()))]
-    assert alarms == []
-
-
-def _some(row: Answered, chosen: np.ndarray) -> Answers:
-    assert isinstance(row.answers, Answers)
-    return replace(row.answers, logits=row.answers.logits[chosen])
+def test_50_clean_runs_pass(clean: Build) -> None:
+    alarms = list(enumerate(clean_runs(clean, 50)))
+    assert len(alarms) == 50
+    assert [(run, checks) for run, checks in alarms if checks] == []
 
 
 # --- each check ------------------------------------------------------------------------------
@@ -280,14 +121,14 @@ def logits_of(row: Answered) -> np.ndarray:
     return row.answers.logits
 
 
-def test_doubt_that_changes_no_label_fails_calibration_and_not_accuracy(clean: Clean) -> None:
+def test_doubt_that_changes_no_label_fails_calibration_and_not_accuracy(clean: Build) -> None:
     row = clean.rows["onnx fp32"]
     found = failed(clean.judge(with_logits(row, logits_of(row) * 0.25)))
     assert "calibration" in found
     assert found.isdisjoint({"accuracy", "accuracy since baseline", "class flips", "labels", "finite"})
 
 
-def test_a_small_class_that_loses_fails_though_accuracy_does_not(clean: Clean) -> None:
+def test_a_small_class_that_loses_fails_though_accuracy_does_not(clean: Build) -> None:
     """Wrong answers elsewhere turn right, so that in sum nothing is lost."""
     faces = drawn_faces(7000, seed=31)
     few = np.flatnonzero((faces.labels != 1) | (np.arange(7000) < 350))  # 50 of disgust
@@ -311,7 +152,7 @@ def test_a_small_class_that_loses_fails_though_accuracy_does_not(clean: Clean) -
     assert failed(checks).isdisjoint({"accuracy", "accuracy since baseline"})
 
 
-def test_a_changed_label_is_forgiven_by_its_margin_and_listed(clean: Clean) -> None:
+def test_a_changed_label_is_forgiven_by_its_margin_and_listed(clean: Build) -> None:
     row, truth = clean.rows["openvino fp16"], clean.baseline.logits
     ordered = np.sort(truth, 1)
     margins = ordered[:, -1] - ordered[:, -2]
@@ -327,7 +168,7 @@ def test_a_changed_label_is_forgiven_by_its_margin_and_listed(clean: Clean) -> N
         assert {check.name: check.verdict for check in judged.checks}["labels"] == verdict
 
 
-def test_the_precision_that_is_read_back_must_be_the_declared_and_the_baselines(clean: Clean) -> None:
+def test_the_precision_that_is_read_back_must_be_the_declared_and_the_baselines(clean: Build) -> None:
     def precision(name: str, compute: str, baseline: Baseline = clean.baseline) -> str:
         row = clean.rows[name]
         assert isinstance(row.answers, Answers)
@@ -342,7 +183,7 @@ def test_the_precision_that_is_read_back_must_be_the_declared_and_the_baselines(
     assert precision("tensorrt fp16", "fp16") == "failed"  # the baseline's was computed in float32
 
 
-def test_a_bundle_cannot_grant_itself_a_wider_bound(clean: Clean, tmp_path: Path) -> None:
+def test_a_bundle_cannot_grant_itself_a_wider_bound(clean: Build, tmp_path: Path) -> None:
     bundle = clean.bundles["onnx fp32"]
     path = Path(shutil.copytree(bundle.path, tmp_path / "wide"))
     wide = {"tolerance": {"error_ratio": 1e9, "mean_kl": 1e9, "flip_margin": 1e9}}
@@ -351,7 +192,7 @@ def test_a_bundle_cannot_grant_itself_a_wider_bound(clean: Clean, tmp_path: Path
     assert "logits" in failed(clean.judge(with_logits(row, logits_of(row) + 0.01)))
 
 
-def test_a_net_of_another_checkpoint_is_judged_by_its_accuracy(clean: Clean) -> None:
+def test_a_net_of_another_checkpoint_is_judged_by_its_accuracy(clean: Build) -> None:
     """Its logits may differ; its right answers may not get fewer."""
     row = clean.rows["onnx fp32"]
     manifest = row.bundle.manifest
@@ -365,7 +206,7 @@ def test_a_net_of_another_checkpoint_is_judged_by_its_accuracy(clean: Clean) -> 
     assert "accuracy since baseline" in failed(clean.judge(with_logits(other, rolled)))
 
 
-def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Clean) -> None:
+def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Build) -> None:
     row = replace(clean.rows["onnx fp32"], answers="runtime onnxruntime died while it answered")
     judged = judge([row], clean.faces, Prepared(clean.faces.images), clean.baseline, Bounds())
     assert [check.name for check in failures(judged)] == ["runs"]
@@ -377,7 +218,7 @@ def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Clean) -> None:
 # --- latency ---------------------------------------------------------------------------------
 
 
-def test_latency_is_a_ratio_of_one_run_and_of_the_same_file(clean: Clean) -> None:
+def test_latency_is_a_ratio_of_one_run_and_of_the_same_file(clean: Build) -> None:
     names = ("onnx fp32", "openvino fp32")
     results = bench([Job(CELLS[name][3], clean.bundles[name]) for name in names], None, ONE, 64)
     rows = [clean.rows[name] for name in names]
@@ -412,7 +253,7 @@ def test_latency_is_a_ratio_of_one_run_and_of_the_same_file(clean: Clean) -> Non
 # --- the baseline file, the reports, the command ----------------------------------------------
 
 
-def test_a_baseline_is_read_as_it_was_written(clean: Clean, tmp_path: Path) -> None:
+def test_a_baseline_is_read_as_it_was_written(clean: Build, tmp_path: Path) -> None:
     write_baseline(tmp_path / "b.json", clean.baseline)
     read = read_baseline(tmp_path / "b.json", clean.faces)
     np.testing.assert_array_equal(read.logits, clean.baseline.logits)
@@ -443,7 +284,7 @@ def test_a_baseline_is_read_as_it_was_written(clean: Clean, tmp_path: Path) -> N
     ],
 )
 def test_a_damaged_baseline_is_refused_by_name(
-    clean: Clean, tmp_path: Path, damage: Callable[[str], str], complaint: str
+    clean: Build, tmp_path: Path, damage: Callable[[str], str], complaint: str
 ) -> None:
     path = tmp_path / "baseline.json"
     write_baseline(path, clean.baseline)
@@ -453,7 +294,7 @@ def test_a_damaged_baseline_is_refused_by_name(
     assert str(path) in str(refused.value)
 
 
-def test_a_baseline_of_other_images_or_another_order_is_refused(clean: Clean, tmp_path: Path) -> None:
+def test_a_baseline_of_other_images_or_another_order_is_refused(clean: Build, tmp_path: Path) -> None:
     path, faces = tmp_path / "baseline.json", clean.faces
     write_baseline(path, clean.baseline)
     for other in (
@@ -465,7 +306,7 @@ def test_a_baseline_of_other_images_or_another_order_is_refused(clean: Clean, tm
             read_baseline(path, other)
 
 
-def test_the_reports_say_every_check_and_every_changed_label(clean: Clean) -> None:
+def test_the_reports_say_every_check_and_every_changed_label(clean: Build) -> None:
     row = clean.rows["onnx fp32"]
     logits = logits_of(row).copy()
     logits[3] = np.nan
@@ -487,9 +328,9 @@ def test_the_reports_say_every_check_and_every_changed_label(clean: Clean) -> No
 
 
 def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
-    clean: Clean, tmp_path: Path, command: Command
+    clean: Build, tmp_path: Path, command: Command
 ) -> None:
-    build, path = clean.bundles["onnx fp32"].path.parent, tmp_path / "baseline.json"
+    folder, path = clean.bundles["onnx fp32"].path.parent, tmp_path / "baseline.json"
     few = ("--runtime", "onnxruntime", "--runtime", "pytorch", "--threads", 1)
     gate = ("fer-bench", "gate", "--baseline", path, *few, "--no-latency")
     bundle = ("--model", clean.bundles["onnx fp32"].path, "--model", clean.bundles["pytorch unfolded"].path)
@@ -501,7 +342,7 @@ def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
     passed = command(*gate, *bundle, *wanted)
     assert passed.returncode == 0, passed.stderr
     assert "0 failed, 22 passed, 2 skipped" in passed.stdout
-    bad = forged(clean, wrong_mean, True, "onnx fp32", tmp_path)
+    bad = forged(clean, FAULTS[0], FAULTS[0].strengths[-1], tmp_path)
     done = command(*gate, "--model", bad.path, "--runtime", "onnxruntime", *wanted)
     assert done.returncode == 2  # pytorch was asked for too, and has no bundle
     alone = ("fer-bench", "gate", "--baseline", path, "--runtime", "onnxruntime", "--no-latency", "--model", bad.path)
@@ -511,7 +352,7 @@ def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
     assert "logits" in done.stderr
     assert ElementTree.parse(outs[0]).getroot().get("failures") != "0"
     assert json.loads(outs[2].read_text())["verdict"] == "failed"
-    assert build.is_dir()
+    assert folder.is_dir()
     before = path.read_bytes()
     refused = command(*alone[:4], *alone[4:], "--update-baseline")
     assert refused.returncode == 2
