@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from fer_bench import options
+from fer_bench.diff.cli import diff
 from fer_bench.gate.cli import gate
 from fer_bench.jobs import ALL
 from fer_runtimes import console
@@ -143,6 +144,7 @@ def _signed(job: Job) -> Job:
 
 
 app.command()(gate)
+app.command()(diff)
 
 
 def main() -> None:
