@@ -23,10 +23,11 @@ demo: $(READY)
 	$(BIN)/fer-export --target all --out $(DEMO) $(if $(DATA),--data $(DATA))
 	$(BIN)/fer-bench --runtime all --model $(DEMO) $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md
 
-# fer-deploy is tested against a real sshd on loopback, which is installed where that may be done.
+# fer-deploy is tested against a real sshd on loopback, the report in a real Chromium; both are installed where that may
+# be done. A worker a core.
 test: $(READY)
-	@test -x /usr/sbin/sshd || test "$$(id -u)" != 0 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server; }
-	$(BIN)/python -m pytest
+	@{ test -x /usr/sbin/sshd && command -v chromedriver >/dev/null; } || test "$$(id -u)" != 0 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server chromium chromium-driver >/dev/null; }
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

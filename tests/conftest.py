@@ -31,6 +31,14 @@ from fer_runtimes.drawn import drawn_faces
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_configure() -> None:
+    """Gives each of several workers (pytest-xdist) a core of its own: pools of threads that share one slow each other many times."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tests parse and export into a cache of their own."""
