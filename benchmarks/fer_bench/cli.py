@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from fer_bench import options
+from fer_bench.diff.cli import diff
 from fer_bench.gate.cli import gate
 from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
@@ -158,6 +159,7 @@ def _none_before(context: typer.Context) -> None:
 app.command()(gate)
 app.command()(report)
 app.add_typer(history, name="history")
+app.command()(diff)
 
 
 def main() -> None:

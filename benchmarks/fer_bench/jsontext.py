@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -11,6 +12,14 @@ _NUMBERS = re.compile(r"\[\n\s*((?:[-+.\deE]+|null)(?:,\s+(?:[-+.\deE]+|null))*)
 
 
 def json_text(content: Any) -> str:
-    """Indented JSON, each list of numbers on one line. Raises ValueError for NaN and infinity, which JSON has not."""
-    text = json.dumps(content, indent=2, allow_nan=False)
+    """Indented JSON, each list of numbers on one line. NaN and infinity, which JSON has not, become null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
     return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -59,10 +59,16 @@ def styled() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a .png or .svg whole or not at all. Raises BadInput for another ending."""
+def check_path(path: Path) -> None:
+    """Before any work: raises BadInput unless ``path`` ends as a plot must, NotAvailable without matplotlib."""
     if path.suffix not in _FORMATS:
         raise BadInput(f"{path}: plots are written as {' or '.join(_FORMATS)}")
+    new_figure()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a .png or .svg whole or not at all. Raises BadInput for another ending."""
+    check_path(path)
     with whole_file(path) as aside, styled():
         figure.savefig(aside, format=path.suffix[1:], dpi=160, metadata=_no_date(path.suffix))
 

@@ -126,6 +126,7 @@ def bootstrap(statistic: Callable[..., float], *rounds: int) -> tuple[float, flo
     if min(rounds) < ROUNDS_NEEDED:
         return None
     random = np.random.default_rng(0)
-    values = [statistic(*(random.integers(0, count, count) for count in rounds)) for _ in range(_RESAMPLES)]
+    draws = [random.integers(0, count, (_RESAMPLES, count)) for count in rounds]
+    values = [statistic(*chosen) for chosen in zip(*draws, strict=True)]
     low, high = np.percentile(values, [50 * (1 - INTERVAL), 50 * (1 + INTERVAL)])
     return float(low), float(high)

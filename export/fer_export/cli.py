@@ -23,7 +23,10 @@ def export(
         Optional[Path], typer.Option(help="Checkpoint of fer-train. Default: the shipped one.")
     ] = None,
     precision: Annotated[
-        Optional[str], typer.Option(help="fp32, or fp16 where the target has it. Default: that of --for, else fp32.")
+        Optional[str],
+        typer.Option(
+            help="fp32, or fp16 or int8-weights where the target has it (--list). Default: that of --for, else fp32."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder under which the bundle is made.")] = OUT,
     data: Annotated[
@@ -89,8 +92,11 @@ def export(
     from fer_export.targets import TARGETS
 
     if list_targets:
+        width = max(len(",".join(row.tolerances)) for row in TARGETS.values())
         for name, row in TARGETS.items():
-            typer.echo(f"{name:10s} {','.join(row.tolerances):10s} {why_no_target(name) or 'can be exported here'}")
+            typer.echo(
+                f"{name:10s} {','.join(row.tolerances):{width}s} {why_no_target(name) or 'can be exported here'}"
+            )
         return
     if model:
         _sign_only(context, model, sign)

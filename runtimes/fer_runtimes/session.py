@@ -115,7 +115,7 @@ def why_not(runtime: str) -> str | None:
     missing = [module for module in engine.needs if not _installed(module)]
     if missing:
         return f"runtime {runtime} needs {', '.join(missing)}, not installed here; {engine.install}"
-    if engine.probe and (reason := _named(engine.probe)()):
+    if engine.probe and (reason := named(engine.probe)()):
         return f"runtime {runtime} cannot run here: {reason}"
     return None
 
@@ -127,7 +127,8 @@ def _installed(module: str) -> bool:
         return False
 
 
-def _named(dotted: str) -> Any:
+def named(dotted: str) -> Any:
+    """What a table names as ``package.module:attribute``, imported now."""
     module, _, name = dotted.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -156,7 +157,7 @@ def open_session(bundle: Bundle, runtime: str, options: Options | None = None) -
             f"use --runtime {' or '.join(runtimes_for(target)) or 'of another version'}"
         )
     try:
-        opener = _named(engine.opener)
+        opener = named(engine.opener)
     except ImportError as error:
         raise NotAvailable(f"runtime {runtime} cannot be loaded ({error}); {engine.install}") from error
     session = opener(bundle, replace(options, device=options.device or engine.device))

@@ -8,8 +8,11 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +159,9 @@ def test_a_file_is_kept_once_and_comes_back_byte_for_byte(tmp_path: Path, cli: C
             (0,),
             (0,),
         ]
-    assert cli("add", file).stdout.startswith("added: run 2")  # an id is never given twice
+    assert cli("add", file, "--machine", "ci").stdout.startswith("added: run 2, ci, ")  # an id is never given twice
+    both = written(tmp_path / "both.json", merge([(None, results), ("board", results)]))
+    assert "holds several machines" in cli("add", both, "--machine", "ci").stderr
 
 
 def test_a_merged_file_gives_a_run_a_machine_and_none_twice(tmp_path: Path, results: Results) -> None:
@@ -171,6 +176,8 @@ def test_a_merged_file_gives_a_run_a_machine_and_none_twice(tmp_path: Path, resu
         assert json.loads(store.file_of(database, desk)) == both
     assert desk.rows[1]["raw_ns"] == results["results"][1]["raw_ns"]
     assert desk.digest == run_of(results).digest
+    without_times = [{key: value for key, value in row.items() if key != "raw_ns"} for row in desk.rows]
+    assert kept(db)[1].rows == without_times
 
 
 def test_an_old_file_without_a_date_is_of_unknown_date_and_stands_first(tmp_path: Path, results: Results) -> None:
@@ -186,11 +193,13 @@ def test_an_old_file_without_a_date_is_of_unknown_date_and_stands_first(tmp_path
 
 
 def test_the_list_chooses_and_says_the_fastest_row(tmp_path: Path, cli: Cli, results: Results) -> None:
+    nothing = copy.deepcopy(results["results"][1]) | {"runtime": "null", "latency_ms": {"p50": 1e-4}}
+    results["results"].append(nothing)
     db, nano = tmp_path / "h.sqlite3", slowed(results, 2, 0, 1, host="nano", commit="0123456789ab")
     keep(db, results, nano)
     (run,) = json.loads(cli("list", "--json", "--machine", "na*").stdout)
     row = nano["results"][1]
-    assert (run["id"], run["machine"], run["commit"], run["rows"]) == (2, "nano", "0123456789ab", 3)
+    assert (run["id"], run["machine"], run["commit"], run["rows"]) == (2, "nano", "0123456789ab", 4)
     assert (run["fastest"]["runtime"], run["p50_ms"]) == ("onnxruntime", row["latency_ms"]["p50"])
     assert (run["accuracy"], run["data"]["sha256"]) == (row["accuracy"], results["data"]["sha256"])
     (run,) = json.loads(cli("list", "--json", "--machine", "desk", "--runtime", "pytorch").stdout)
@@ -207,6 +216,7 @@ def test_the_list_chooses_and_says_the_fastest_row(tmp_path: Path, cli: Cli, res
         (1 / 1.3, [1], FASTER),
         (1.0, [], NONE_SHOWN),
         (1.02, [1], NONE_SHOWN),  # less than two runs of one build may differ by
+        (1 / 1.02, [1], NONE_SHOWN),
         (1.3, [0, 1], NONE_SHOWN),  # the machine was slower: the speed-up stays
     ],
 )
@@ -457,6 +467,27 @@ def test_two_processes_add_at_once(tmp_path: Path, results: Results) -> None:
     assert sorted(run.id or 0 for run in kept(tmp_path / "h.sqlite3")) == list(range(1, 9))
 
 
+def test_who_finds_the_database_locked_waits(tmp_path: Path, results: Results) -> None:
+    db = tmp_path / "h.sqlite3"
+    keep(db, results)
+    begun = threading.Barrier(3)
+
+    def add(which: int) -> None:
+        begun.wait(timeout=60)
+        for i in range(12):
+            keep(db, results | {"made": f"2026-01-{which:02}T00:00:{i:02}+00:00"})
+
+    with sqlite3.connect(db, isolation_level=None) as other, ThreadPoolExecutor() as threads:
+        other.execute("BEGIN EXCLUSIVE")
+        done = [threads.submit(add, which) for which in (1, 2)]
+        begun.wait(timeout=60)
+        time.sleep(0.3)
+        other.execute("COMMIT")
+        for one in done:
+            one.result(timeout=60)
+    assert len(kept(db)) == 25
+
+
 def test_text_of_strangers_is_data(cli: Cli, tmp_path: Path, results: Results) -> None:
     evil = "x'); DROP TABLE runs; --\x1b[2J[red]\u202e\ud800$x$"
     row = results["results"][1]
@@ -475,6 +506,8 @@ def test_text_of_strangers_is_data(cli: Cli, tmp_path: Path, results: Results) -
             assert "[red]" in done.stdout.replace("\n", "")
     assert len(kept(tmp_path / "h.sqlite3")) == 1
     assert cli("plot", "p50_ms", "--out", tmp_path / "p.svg").returncode == 0
+    drawn = re.sub("<!--.*?-->", "", (tmp_path / "p.svg").read_text(), flags=re.DOTALL)
+    assert "$x$" in drawn  # no formula
     assert plain("a\tb\x1b[31m\u200f") == "a b?[31m?"
 
 

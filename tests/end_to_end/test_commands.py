@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_help_shows_examples(command: Command, name: str) -> None:
 
 def test_lists_say_what_can_run_here(command: Command) -> None:
     assert "onnxruntime      can run here" in command("fer-bench", "--list").stdout
-    assert "openvino   fp32,fp16  can be exported here" in command("fer-export", "--list").stdout
+    assert re.search(r"openvino +fp32,fp16\S* +can be exported here", command("fer-export", "--list").stdout)
     assert command("fer-train", "--list-models", "fer_mobileone_*").stdout.split() == [
         "fer_mobileone_xs",
         "fer_mobileone_s",

@@ -29,7 +29,7 @@ tr.marked > * { background: var(--marked); }
 figure { margin: 0; min-width: 0; }
 figure svg { display: block; width: 100%; max-width: 27rem; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
-.album { list-style: none; margin: .6rem 0 1.4rem; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .9rem; }
+.album { list-style: none; margin: .6rem 0 1.4rem; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(6.25rem, 1fr)); gap: .75rem; }
 .album p { margin: .25rem 0 0; font-size: .8125rem; line-height: 1.35; }
 .album img { display: block; image-rendering: pixelated; border-radius: 4px; }
 .facts { columns: 22rem; column-gap: 2rem; margin: 0; }

@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fer_export.pipeline import Source
+from fer_export.weights8 import store_weights_in_int8
 
 # 18 is what torch's exporter writes natively; TensorRT 10, OpenVINO 2025 and ONNX Runtime 1.20 all read it.
 OPSET = 18
 
 
 def convert(source: Source, precision: str, folder: Path) -> None:
-    """Writes ``model.onnx``: input ``images`` uint8 ``[N, 1, S, S]``, output ``logits`` float32 ``[N, 7]``."""
+    """Writes ``model.onnx``: input ``images`` uint8 ``[N, 1, S, S]``, output ``logits`` float32 ``[N, 7]``.
+
+    precision int8-weights stores large weights in int8, to be dequantised by the engine.
+    """
     import onnx
     import onnxslim
     import torch
@@ -38,6 +42,8 @@ def convert(source: Source, precision: str, folder: Path) -> None:
         )
         assert program is not None
         model = onnxslim.slim(program.model_proto)
+    if precision == "int8-weights":
+        store_weights_in_int8(model)
     for key, value in source.describe().items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     onnx.checker.check_model(model, full_check=True)

@@ -14,6 +14,7 @@ class Engine:
     if this machine lacks the hardware, else None
     system: the one operating system that has it (``platform.system()``), "" for any
     timed: False where the time it takes says nothing of the engine that it stands for
+    tracer: dotted name of a function that opens a bundle to show its tensors (``fer_runtimes.tracing``), "" where it cannot
     """
 
     opener: str
@@ -24,20 +25,30 @@ class Engine:
     probe: str = ""
     system: str = ""
     timed: bool = True
+    tracer: str = ""
 
 
 ENGINES: dict[str, Engine] = {
     "pytorch": Engine(
-        "fer_runtimes.engines.pt:TorchSession", ("pytorch",), ("torch", "timm"), "pip install 'fer-edge[train]'"
+        "fer_runtimes.engines.pt:TorchSession",
+        ("pytorch",),
+        ("torch", "timm"),
+        "pip install 'fer-edge[train]'",
+        tracer="fer_runtimes.engines.pt:trace",
     ),
     "onnxruntime": Engine(
-        "fer_runtimes.engines.ort:OrtSession", ("onnx", "tensorrt"), ("onnxruntime",), "pip install 'fer-edge[onnx]'"
+        "fer_runtimes.engines.ort:OrtSession",
+        ("onnx", "tensorrt"),
+        ("onnxruntime",),
+        "pip install 'fer-edge[onnx]'",
+        tracer="fer_runtimes.engines.ort:trace",
     ),
     "openvino": Engine(
         "fer_runtimes.engines.ov:OpenVinoSession",
         ("openvino", "onnx"),
         ("openvino",),
         "pip install 'fer-edge[openvino]'",
+        tracer="fer_runtimes.engines.ov:trace",
     ),
     "coreml": Engine(
         "fer_runtimes.engines.coreml:CoreMLSession",
@@ -53,6 +64,7 @@ ENGINES: dict[str, Engine] = {
         ("coremltools",),
         "pip install 'fer-edge[coreml]'",
         timed=False,
+        tracer="fer_runtimes.engines.coreml_reference:trace",
     ),
     "onnxruntime-cuda": Engine(
         "fer_runtimes.engines.ort:OrtSession",

@@ -7,6 +7,8 @@ that leaves float16's range shows here as it would on a phone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from fer_runtimes.labels import LABELS
 from fer_runtimes.mil.execute import CLASSIFY, FLOAT16_MAX, Executor
 from fer_runtimes.mil.program import Program, read_program
 from fer_runtimes.session import Options, Report, Session
+from fer_runtimes.tracing import OUTPUT, Tensor, Tracer, kind_of
 
 
 class CoreMLReferenceSession(Session):
@@ -82,3 +85,24 @@ def _classifier(bundle: Bundle, program: Program) -> str:
     if classes != list(LABELS):
         raise BadInput(f"{bundle.path}: its program names the classes {classes}, expected {', '.join(LABELS)}")
     return classify[0].inputs["probabilities"][0]
+
+
+def trace(bundle: Bundle, threads: int) -> Tracer:
+    """Every op of the program; numpy computes in one thread or as its library will. A float16 overflow stays to be seen."""
+    program = read_program(bundle.path / "model.mlpackage")
+    run = Executor(program, overflow=True)
+    image = _image_input(bundle, program)
+    shown: list[tuple[str, str]] = []
+    for op in program.ops:
+        operands = sum(name not in run.constants for names in op.inputs.values() for name in names)
+        if operands and op.kind != CLASSIFY and (kind := kind_of(op.kind, operands)):
+            shown.append((op.outputs[0].name, kind))
+    shown.append(("logits", OUTPUT))
+
+    def tensors(images: NDArray[np.uint8]) -> Iterator[Tensor]:
+        with np.errstate(invalid="ignore"):
+            each = [run({image: one[np.newaxis].astype(np.float32)}) for one in images]
+        for name, kind in shown:
+            yield Tensor((name,), kind, np.concatenate([values[name] for values in each], dtype=np.float32))
+
+    return tensors

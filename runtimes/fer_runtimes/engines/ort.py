@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.util import find_spec
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
+from fer_runtimes.tracing import OUTPUT, Tensor, Tracer, kind_of
 
 # CUDA computes float32 in TF32, with 10 bits of mantissa, unless told not to.
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -36,6 +40,10 @@ class OrtSession(Session):
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
+        if bundle.manifest.precision == "int8-weights":
+            # Else the weights are dequantised at each inference, and convolutions lose their faster layout: kept
+            # apart they could be fused with quantised activations, which such a bundle has none of.
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
         if options.device != "cpu":  # no node may be left to the CPU without a word
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
@@ -68,7 +76,51 @@ class OrtSession(Session):
             self.options.device,
             self._session.get_providers()[0],
             # The CPU provider casts float16 to float32 around each operator; only what passes between them is rounded.
-            "fp32" if on_cpu else self.bundle.manifest.precision,
+            "fp32" if on_cpu or self.bundle.manifest.precision == "int8-weights" else self.bundle.manifest.precision,
             settings.intra_op_num_threads if on_cpu else 0,
             {"onnxruntime": onnxruntime.__version__},
         )
+
+
+def trace(bundle: Bundle, threads: int) -> Tracer:
+    """The graph as it was exported: every node computed by itself on the CPU, each result an output of its own."""
+    import onnxruntime
+
+    if find_spec("onnx") is None:
+        raise NotAvailable("showing the tensors of an ONNX graph needs onnx; pip install 'fer-edge[export]'")
+    import onnx
+
+    model = onnx.load(bundle.file(".onnx"))
+    weights = {tensor.name for tensor in model.graph.initializer}
+    computed = {model.graph.input[0].name}
+    shown: list[tuple[str, tuple[str, ...], str]] = []
+    for node in model.graph.node:
+        if not (operands := len(computed.intersection(node.input))):  # of constants alone
+            continue
+        computed.update(node.output)
+        if kind := kind_of(node.op_type, operands):
+            modules = [
+                name.removesuffix(".weight") for name in node.input if name in weights and name.endswith(".weight")
+            ]
+            shown.append((node.output[0], (*modules[:1], node.output[0]), kind))
+    shown.append(("logits", ("logits",), OUTPUT))
+    already = {output.name for output in model.graph.output}
+    for name in dict.fromkeys(name for name, _, _ in shown):
+        if name not in already:
+            model.graph.output.add(name=name)  # onnxruntime infers its type
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base but Exception
+        raise BadInput(f"{bundle.path}: onnxruntime cannot open the model with its tensors shown ({error})") from error
+
+    def tensors(images: NDArray[np.uint8]) -> Iterator[Tensor]:
+        arrays = session.run([name for name, _, _ in shown], {session.get_inputs()[0].name: images})
+        for (_, names, kind), array in zip(shown, arrays, strict=True):
+            if array.dtype.kind == "f":
+                yield Tensor(names, kind, array.astype(np.float32))
+
+    return tensors

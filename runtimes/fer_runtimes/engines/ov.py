@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
+from fer_runtimes.tracing import OUTPUT, Tensor, Tracer, kind_of
 
-# A bundle's precision is how its weights are stored; on the CPU both are computed in float32.
-_COMPUTE = {"fp32": "f32", "fp16": "f32"}
+# A bundle's precision is how its weights are stored; on the CPU all are computed in float32.
+_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8-weights": "f32"}
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
@@ -95,3 +98,44 @@ class OpenVinoSession(Session):
             threads,
             {"openvino": openvino.get_version()},
         )
+
+
+def trace(bundle: Bundle, threads: int) -> Tracer:
+    """The model on the CPU in float32 with a result added to each operation: what is read is not fused into what follows."""
+    import openvino
+    from openvino import properties
+    from openvino.properties import hint
+
+    core = openvino.Core()
+    try:
+        model = core.read_model(str(bundle.file(".xml" if bundle.manifest.target == "openvino" else ".onnx")))
+        computed: set[str] = {parameter.get_name() for parameter in model.get_parameters()}
+        shown: list[tuple[int, tuple[str, ...], str]] = []
+        for operation in model.get_ordered_ops():
+            sources = {operation.input_value(i).get_node().get_name() for i in range(operation.get_input_size())}
+            operands = len(computed & sources)
+            if not operands or operation.get_type_name() == "Result":
+                continue
+            computed.add(operation.get_name())
+            port = operation.output(0)
+            if (kind := kind_of(operation.get_type_name(), operands)) and port.get_element_type().is_real():
+                names = dict.fromkeys((*sorted(port.get_names()), operation.get_friendly_name()))
+                before = len(model.outputs)
+                model.add_outputs(port)  # adds none for the logits, which are an output already
+                shown.append((before if len(model.outputs) > before else 0, tuple(names), kind))
+        settings = {
+            hint.inference_precision: openvino.Type.f32,
+            properties.inference_num_threads: threads,
+            properties.num_streams: 1,
+        }
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+    except RuntimeError as error:
+        raise BadInput(f"{bundle.path}: openvino cannot open the model with its tensors shown ({error})") from error
+    shown.append((0, ("logits",), OUTPUT))
+
+    def tensors(images: NDArray[np.uint8]) -> Iterator[Tensor]:
+        request.infer([images], share_inputs=True)
+        for index, names, kind in shown:
+            yield Tensor(names, kind, np.array(request.get_output_tensor(index).data, np.float32))
+
+    return tensors

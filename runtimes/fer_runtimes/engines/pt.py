@@ -7,12 +7,17 @@ this is the one file of this package that imports torch and ``fer_train``, and o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import NotAvailable
 from fer_runtimes.session import Options, Report, Session
+from fer_runtimes.tracing import OUTPUT, Tensor, Tracer, kind_of
 
 
 class TorchSession(Session):
@@ -46,3 +51,54 @@ class TorchSession(Session):
         parameter = next(self._net.parameters())
         compute = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[parameter.dtype]
         return Report(parameter.device.type, "eager", compute, torch.get_num_threads(), {"torch": torch.__version__})
+
+
+def trace(bundle: Bundle, threads: int) -> Tracer:
+    """Every operation below the modules, each under the path of the innermost module that asked for it.
+
+    Forward hooks alone would miss what a module computes between its parts: sums of branches, means.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from fer_train.checkpoint import load_checkpoint
+    from fer_train.deploy import deployable
+
+    torch.set_num_threads(threads)
+    net = deployable(load_checkpoint(bundle.file(".pt")))
+    constants = {tensor.data_ptr() for tensor in (*net.parameters(), *net.buffers())}
+    path: list[str] = []
+
+    def enter(name: str, *_: Any) -> None:
+        path.append(name)
+
+    def leave(*_: Any) -> None:
+        path.pop()
+
+    for name, module in net.named_modules():
+        module.register_forward_pre_hook(partial(enter, name))
+        module.register_forward_hook(leave)
+
+    class Recorder(TorchDispatchMode):
+        seen: list[Tensor]
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            first = result[0] if isinstance(result, (tuple, list)) else result
+            given = [one for one in args if isinstance(one, torch.Tensor) and one.data_ptr() not in constants]
+            kind = kind_of(func.overloadpacket.__name__, len(given))
+            if kind and isinstance(first, torch.Tensor) and first.is_floating_point() and first.ndim:
+                name = path[-1] or "normalisation"  # all that stands outside the net itself (``fer_train.deploy``)
+                self.seen.append(Tensor((name,), kind, first.float().numpy().copy()))
+            return result
+
+    def tensors(images: NDArray[np.uint8]) -> Iterator[Tensor]:
+        # not inference_mode: that would show an operation before it is taken apart into those that others have
+        recorder = Recorder()
+        recorder.seen = []
+        with torch.no_grad(), recorder:
+            logits = net(torch.from_numpy(images))
+        yield from recorder.seen
+        yield Tensor(("logits",), OUTPUT, logits.numpy())
+
+    return tensors

@@ -26,30 +26,33 @@ CLASSIFY = "classify"
 class Executor:
     """Runs a program on numpy. ``peaks`` keeps the largest magnitude that each tensor has reached, and by which op.
 
+    overflow: lets a float16 tensor become infinite, where it is an error by default
+
     Raises BadInput at once, by name, for an op that is not known here.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, overflow: bool = False) -> None:
         if unknown := sorted({op.kind for op in program.ops} - set(OPS) - {CLASSIFY}):
             raise BadInput(
                 f"the reference executor does not know the MIL op {', '.join(unknown)}; it knows {', '.join(OPS)}"
             )
         self.program = program
+        self.overflow = overflow
         self.peaks: dict[str, tuple[float, str]] = {}
-        self._constants = {name: _widened(value) for name, value in program.constants.items()}
+        self.constants = {name: _widened(value) for name, value in program.constants.items()}
         self._ops = []
         for op in program.ops:  # what depends on constants alone is computed once
-            if op.kind != CLASSIFY and all(name in self._constants for names in op.inputs.values() for name in names):
-                self._constants |= self._run(op, self._constants)
+            if op.kind != CLASSIFY and all(name in self.constants for names in op.inputs.values() for name in names):
+                self.constants |= self._run(op, self.constants)
             else:
                 self._ops.append(op)
 
     def __call__(self, inputs: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
         """Values of all tensors, by name; float16 ones as float32 that float16 can hold.
 
-        Raises CheckFailed where a float16 tensor would become infinite, naming it.
+        Raises CheckFailed where a float16 tensor would become infinite, naming it, unless that is let pass.
         """
-        values: dict[str, Any] = {**self._constants, **inputs}
+        values: dict[str, Any] = {**self.constants, **inputs}
         for op in self._ops:
             if op.kind != CLASSIFY:
                 values |= self._run(op, values)
@@ -87,7 +90,7 @@ class Executor:
             return result.astype(np.float32, copy=False)
         with np.errstate(over="ignore"):
             rounded = result.astype(np.float16).astype(np.float32)
-        if not np.isfinite(rounded).all() and np.isfinite(result).all():
+        if not self.overflow and not np.isfinite(rounded).all() and np.isfinite(result).all():
             raise CheckFailed(
                 f"tensor {tensor.name} ({op.kind}) reaches {peak:.3g}, which float16 cannot hold (at most {FLOAT16_MAX:g}); export with --precision fp32"
             )
