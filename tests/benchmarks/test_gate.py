@@ -371,10 +371,10 @@ def test_the_interval_of_a_slowdown_holds_the_truth_about_as_often_as_it_says() 
         assert found is not None
         return found
 
-    for _ in range(60):
+    for _ in range(40):
         found = slowdown(run(1.0), run(1.25))
         held += found.low <= 1.25 <= found.high
-    assert held >= 52  # 95 % of 60 are 57
+    assert held >= 34  # 95 % of 40 are 38
 
 
 def test_latency_is_skipped_where_the_machine_was_busy_and_no_baseline_is_made_there(
