@@ -94,7 +94,7 @@ def trace(bundle: Bundle, threads: int) -> Tracer:
 
     def tensors(images: NDArray[np.uint8]) -> Iterator[Tensor]:
         # not inference_mode: that would show an operation before it is taken apart into those that others have
-        recorder = Recorder()  # type: ignore[no-untyped-call]
+        recorder = Recorder()  # type: ignore[no-untyped-call]  # of torch
         recorder.seen = []
         with torch.no_grad(), recorder:
             logits = net(torch.from_numpy(images))
