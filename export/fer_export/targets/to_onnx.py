@@ -9,8 +9,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fer_export.pipeline import Source
+
+if TYPE_CHECKING:
+    import onnx
 
 # 18 is what torch's exporter writes natively; TensorRT 10, OpenVINO 2025 and ONNX Runtime 1.20 all read it.
 OPSET = 18
@@ -19,12 +23,31 @@ OPSET = 18
 def convert(source: Source, precision: str, folder: Path) -> None:
     """Writes ``model.onnx``: input ``images`` uint8 ``[N, 1, S, S]``, output ``logits`` float32 ``[N, 7]``."""
     import onnx
+
+    model = graph(source) if precision == "fp32" else int8_graph(source)
+    for key, value in source.describe().items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(folder / "model.onnx"))
+
+
+def int8_graph(source: Source) -> onnx.ModelProto:
+    """A copy of the source's quantised graph."""
+    import onnx
+
+    assert source.quantised is not None  # the pipeline asks for it
+    model = onnx.ModelProto()
+    model.CopyFrom(source.quantised.model)
+    return model
+
+
+def graph(source: Source) -> onnx.ModelProto:
+    """The net in float32 as an ONNX graph."""
     import onnxslim
     import torch
 
     size = source.checkpoint.input["size"]
     images = torch.zeros(2, 1, size, size, dtype=torch.uint8)
-    path = folder / "model.onnx"
     with _quiet():
         program = torch.onnx.export(
             source.net,
@@ -37,11 +60,8 @@ def convert(source: Source, precision: str, folder: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        model = onnxslim.slim(program.model_proto)
-    for key, value in source.describe().items():
-        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
+        model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+    return model
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,8 +11,10 @@ from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
 
-# A bundle's precision is how its weights are stored; on the CPU both are computed in float32.
-_COMPUTE = {"fp32": "f32", "fp16": "f32"}
+# A bundle's precision is how its weights are stored; on the CPU fp16 is computed in float32. What an int8
+# graph leaves unquantised is too.
+_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8": "f32"}
+_HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
@@ -55,6 +59,11 @@ class OpenVinoSession(Session):
         devices = self._compiled.get_property(properties.execution_devices)
         if [name.split(".")[0] for name in devices] != [device.split(".")[0]]:
             raise NotAvailable(f"openvino was asked for {device} and uses {', '.join(devices)}")
+        self._quantised, self._of = _int8_layers(self._compiled)
+        if bundle.manifest.precision == "int8" and not self._quantised:
+            raise NotAvailable(
+                f"openvino was asked for int8 and computes none of {self._of} convolutions and products in it on {options.device}"
+            )
         self._request = self._compiled.create_infer_request()
 
     def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -73,7 +82,20 @@ class OpenVinoSession(Session):
         return Report(
             self.options.device,
             ", ".join(self._compiled.get_property(properties.execution_devices)),
-            _NAMES.get(compute, compute),
+            "int8" if self._quantised else _NAMES.get(compute, compute),
             threads,
             {"openvino": openvino.get_version()},
+            (f"{self._quantised} of {self._of} convolutions and products run in int8",)
+            if 0 < self._quantised < self._of
+            else (),
         )
+
+
+def _int8_layers(compiled: Any) -> tuple[int, int]:
+    """Convolutions and matrix products that a compiled model runs in int8, and all of them, as its executed graph tells."""
+    heavy = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) in _HEAVY:
+            heavy.append(facts["runtimePrecision"].astype(str))
+    return sum(kind in ("i8", "u8") for kind in heavy), len(heavy)
