@@ -95,9 +95,10 @@ def onnxruntimes(per_channel: bool, method: str = "MinMax") -> Callable[[onnx.Mo
                 return None if image is None else {"images": image}
 
         with TemporaryDirectory() as scratch:
-            path = Path(scratch) / "int8.onnx"
+            plain, path = Path(scratch) / "fp32.onnx", Path(scratch) / "int8.onnx"
+            onnx.save(model, str(plain))  # given the graph itself it moves the weights out of it
             quantize_static(
-                model,
+                plain,
                 path,
                 Reader(),
                 per_channel=per_channel,
