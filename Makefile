@@ -10,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint gate figures peers constraints clean
+.PHONY: demo test lint gate figures peers overhead repeatability constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -40,11 +40,22 @@ gate: $(READY)
 # The figures in README.md and the model card, made again: make figures DATA=path/to/fer2013.csv
 figures: $(READY)
 	$(BIN)/fer-bench --runtime all --data $(DATA) --queries 5000 --markdown build/figures.md --json build/figures.json
-	$(BIN)/python benchmarks/paste_results.py build/figures.md README.md docs/model-card.md
+	$(BIN)/python benchmarks/paste_results.py results build/figures.md README.md docs/model-card.md
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
 peers: $(READY)
 	$(BIN)/python -m peers --data $(DATA) --json build/peers.json --markdown build/peers.md
+	$(BIN)/python benchmarks/paste_results.py peers build/peers.md README.md
+
+# What the benchmark claims of itself, on this machine: under 3 % beside the engines' own tools; the same answer twice.
+# A few minutes each; leave the machine alone meanwhile.
+overhead: $(READY)
+	$(BIN)/python -m evidence.overhead --markdown build/overhead.md
+	$(BIN)/python benchmarks/paste_results.py overhead build/overhead.md docs/results.md
+
+repeatability: $(READY)
+	$(BIN)/python -m evidence.repeatability --markdown build/repeatability.md
+	$(BIN)/python benchmarks/paste_results.py repeatability build/repeatability.md docs/results.md
 
 # Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
 # kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.

@@ -1,14 +1,13 @@
-"""Puts a table that ``fer-bench --markdown`` wrote between the markers of each page named; ``make figures`` runs both."""
+"""Puts a table that a command wrote between the markers of a name on each page named: ``paste_results.py NAME TABLE PAGE...``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-
-table, *pages = map(Path, sys.argv[1:])
-for page in pages:
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{table.read_text(encoding='utf-8')}{END}{after}", encoding="utf-8")
+name, written, *pages = sys.argv[1:]
+begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+for page in map(Path, pages):
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end)[1]
+    page.write_text(f"{before}{begin}\n{Path(written).read_text(encoding='utf-8')}{end}{after}", encoding="utf-8")

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_bench import loadgen, modes
 from fer_bench.environment import environment
 from fer_bench.latency import summarise
 from fer_bench.measure import Measured, Task, measure
-from fer_bench.stats import ratio
+from fer_bench.mistakes import disagreements, worst_mistakes
+from fer_bench.modes import Modes
+from fer_bench.noise import BUSY
+from fer_bench.stats import Ratio, ratio
 from fer_bench.tables import name_of
 from fer_runtimes import board, metrics
 from fer_runtimes.bundle import Bundle, Manifest, Reference, read_reference
 from fer_runtimes.data import Faces
-from fer_runtimes.errors import CheckFailed
+from fer_runtimes.errors import CheckFailed, NotAvailable
 from fer_runtimes.images import prepare
 from fer_runtimes.parity import Tolerance, check, compare
 from fer_runtimes.session import Options
@@ -48,33 +53,37 @@ def bench(
     queries: int,
     say: Callable[[str], None] = lambda _: None,
     seconds: float = SECONDS,
-    raw: bool = False,
+    further: Modes = Modes(),  # noqa: B008
 ) -> dict[str, Any]:
     """Measures every job in its own process, in turns, and returns the result file's content (``docs/results.md``).
 
-    queries, seconds: at least, for each job; raw: keep every time that was taken.
+    queries, seconds: at least, for each job; further: what else to measure. Raises NotAvailable, before anything is
+    measured, if that needs a package which is not here.
 
     Agreement is with the PyTorch row of the same checkpoint, unfolded where it is among the jobs,
     on the data's images; without data, or without such a row, with the float64 answers in the
     bundle. ``agreement_with`` says which. ``parity_failure`` is set where an engine, on this machine,
     breaks the bound under which its bundle was exported.
     """
-    before = board.snapshot()
+    if further.loadgen and (reason := loadgen.missing()):
+        raise NotAvailable(reason)
+    made, before = datetime.now(timezone.utc), board.snapshot()
     with tempfile.TemporaryDirectory() as scratch:
         tasks = {
             i: Task(job.bundle.path, job.runtime, _images(faces, job.bundle.manifest, Path(scratch)))
             for i, job in enumerate(jobs)
             if job.bundle is not None and not job.error
         }
-        results, meanwhile = measure(list(tasks.values()), options, queries, seconds, say)
+        results, meanwhile = measure(list(tasks.values()), options, queries, seconds, say, further)
     after = board.snapshot(since=before)
     done = dict(zip(tasks, results, strict=True))
     measured = [done.get(i, job.error or "no bundle") for i, job in enumerate(jobs)]
     truths = _references(jobs, measured)
-    rows = [_row(job, result, faces, truths, raw) for job, result in zip(jobs, measured, strict=True)]
-    _add_ratios(rows, measured)
+    rows = [_row(job, result, faces, truths) for job, result in zip(jobs, measured, strict=True)]
+    _add_ratios(rows, measured, meanwhile["busy_share"])
     return {
         "format": FORMAT,
+        "made": made.isoformat(timespec="seconds"),
         "environment": environment() | meanwhile | {"before": before, "after": after},
         "machines": None,
         "data": faces.describe() if faces else None,
@@ -113,15 +122,27 @@ def _references(jobs: Sequence[Job], measured: Sequence[Measured | str]) -> dict
     return found
 
 
-def _add_ratios(rows: Sequence[dict[str, Any]], measured: Sequence[Measured | str]) -> None:
-    """Each timed row's ratio to the first PyTorch row, from the rounds that they took in turns."""
+def _add_ratios(rows: Sequence[dict[str, Any]], measured: Sequence[Measured | str], busy: float | None) -> None:
+    """Each timed row's ratio to the first PyTorch row, from the rounds that they took in turns.
+
+    busy: share of the processors that others took during the rounds of all. What others take does not slow all
+    runtimes alike: one with two threads on two cores waits for the slower. So where they took much, from all or from
+    any one row, no ratio is sure, however narrow its interval.
+    """
     rounds = [result.rounds if isinstance(result, Measured) else [] for result in measured]
     first = next((i for i, row in enumerate(rows) if row["runtime"] == "pytorch" and rounds[i]), None)
     if first is None:
         return
+    share = max(value or 0 for value in (busy, *(row["busy_share"] for row in rows)))
     for row, own in zip(rows, rounds, strict=True):
         if own and row["runtime"] != "null":  # it does nothing: there is nothing to be faster at
-            row["ratio"] = asdict(ratio(name_of(rows[first]), rounds[first], own))
+            found = ratio(name_of(rows[first]), rounds[first], own)
+            row["ratio"] = asdict(_doubted(found, share) if share > BUSY else found)
+
+
+def _doubted(found: Ratio, share: float) -> Ratio:
+    why = f"other programs took {share:.0%} of the processors"
+    return replace(found, unsure=True, why=f"{found.why}; {why}" if found.why else why)
 
 
 def _row(
@@ -129,7 +150,6 @@ def _row(
     result: Measured | str,
     faces: Faces | None,
     truths: dict[str, tuple[str, NDArray[np.float32]]],
-    raw: bool,
 ) -> dict[str, Any]:
     manifest = job.bundle.manifest if job.bundle else None
     row: dict[str, Any] = {
@@ -158,6 +178,8 @@ def _row(
             "agreement",
             "agreement_with",
             "max_abs_logit",
+            "disagreements",
+            "worst_mistakes",
             "latency_ms",
             "ratio",
             "cold_start_ms",
@@ -168,6 +190,11 @@ def _row(
             "peak_rss_bytes",
             "rss_over_bare_bytes",
             "involuntary_switches",
+            "busy_share",
+            "cores",
+            "pinned",
+            "energy",
+            *modes.KEYS,
             "raw_ns",
             "machine",
         )
@@ -181,6 +208,8 @@ def _row(
         "compute": answers.report["compute"],
         "threads": answers.report["threads"],
         "notes": [*answers.report["notes"], *result.notes],
+        "cores": answers.cores,
+        "pinned": answers.pinned,
         "prepare_ms": answers.prepare_ms,
         "model_bytes": job.bundle.model_bytes,
         "peak_rss_bytes": answers.peak_rss_bytes,
@@ -190,10 +219,13 @@ def _row(
         row |= asdict(result.opened) | {
             "latency_ms": asdict(summarise(result.rounds)),
             "involuntary_switches": result.switches,
-            "raw_ns": [taken.tolist() for taken in result.rounds] if raw else None,
+            "busy_share": result.busy_share,
+            "energy": result.energy,
+            **result.modes,
         }
     if job.runtime == "null":  # it answers nothing, so it has nothing to be right or wrong about
         return row
+    row["raw_ns"] = [taken.tolist() for taken in result.rounds] or None
     reference = read_reference(job.bundle)
     row["parity_failure"] = _parity_failure(
         job.bundle, reference, answers.reference_logits, f"{job.runtime} on {manifest.name}"
@@ -216,6 +248,8 @@ def _row(
             "macro_f1": metrics.macro_f1(table),
             "recall": recall,
             "confusion": table.tolist(),
+            "disagreements": disagreements(answers.logits, truth and truth[1], faces.labels),
+            "worst_mistakes": worst_mistakes(answers.logits, truth and truth[1], faces.labels),
         }
     return row
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from fer_bench import options
 from fer_bench.gate.cli import gate
+from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
+from fer_bench.report.cli import report
 from fer_runtimes import console
-
-if TYPE_CHECKING:
-    from fer_bench.bench import Job
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -33,12 +31,28 @@ def bench(
     split: options.Split = None,
     json_out: options.JsonOut = None,
     csv_out: Annotated[Optional[Path], typer.Option("--csv", help="Write the rows as csv.")] = None,
-    markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")] = None,
+    markdown_out: options.MarkdownOut = None,
+    html_out: options.HtmlOut = None,
+    plots_out: options.PlotsOut = None,
     device: options.Device = "",
     threads: options.Threads = 0,
     queries: options.Queries = 1024,
     seconds: Annotated[float, typer.Option(min=0, help="Timed seconds a runtime, at least.")] = 2.0,
-    raw: Annotated[bool, typer.Option("--raw", help="Keep every time taken in the JSON, in nanoseconds.")] = False,
+    batch: Annotated[
+        Optional[list[int]], typer.Option(min=1, help="Images a second too, so many given at once; repeatable.")
+    ] = None,
+    fps: Annotated[
+        Optional[list[float]],
+        typer.Option(min=0.1, help="Frames a second that arrive as from a camera: deadlines missed; repeatable."),
+    ] = None,
+    paced_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of frames at each --fps.")] = 10.0,
+    soak: Annotated[
+        float, typer.Option(min=0, help="Minutes of load without pause, each runtime: first minute against last.")
+    ] = 0.0,
+    loadgen: Annotated[bool, typer.Option("--loadgen", help="MLCommons' LoadGen drives each runtime too.")] = False,
+    pin: Annotated[
+        bool, typer.Option("--pin/--no-pin", help="Bind each runtime to as many cores as it has threads.")
+    ] = True,
     require_signature: options.RequireSignature = False,
     list_runtimes: Annotated[bool, typer.Option("--list", help="List runtimes and what each lacks here.")] = False,
 ) -> None:
@@ -52,7 +66,9 @@ def bench(
 
     * `fer-bench --runtime onnxruntime --model build/fer_mobileone_s-onnx-fp32 --threads 1`
 
-    * `fer-bench gate --help`
+    * `fer-bench --data fer2013.csv --html results.html --plots plots/`
+
+    * `fer-bench gate --help`, `fer-bench report --help`
     """
     if context.invoked_subcommand:
         _none_before(context)
@@ -68,7 +84,11 @@ def bench(
 
     from fer_bench import tables
     from fer_bench.bench import bench as run
-    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named
+    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named, signed
+    from fer_bench.jsontext import json_text
+    from fer_bench.modes import Modes
+    from fer_bench.plotting import new_figure
+    from fer_bench.report.page import write_report
     from fer_runtimes.data import TEST_SPLITS, also_in_training, load_faces
     from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
     from fer_runtimes.files import whole_file
@@ -76,10 +96,11 @@ def bench(
 
     if model and checkpoint:
         raise typer.BadParameter("--model names bundles that exist, --checkpoint one to export; give one of them")
-    if raw and not json_out:
-        raise BadInput("--raw needs --json: the times are kept there")
     if require_signature and not model:
         raise BadInput("--require-signature needs --model: what is exported on the fly is not signed")
+    further = Modes(tuple(batch or ()), tuple(fps or ()), paced_seconds, soak, loadgen, pin)
+    if html_out or plots_out:
+        new_figure()  # without matplotlib, minutes of measuring would be lost
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else None
     if data and faces:
@@ -87,7 +108,7 @@ def bench(
     runtimes = runtimes_named(runtime, screen.print)
     jobs = jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
     if require_signature:
-        jobs = [_signed(job) for job in jobs]
+        jobs = [signed(job) for job in jobs]
     with screen.status("measuring") as status:
         results = run(
             jobs,
@@ -96,17 +117,21 @@ def bench(
             queries,
             lambda text: status.update(f"measuring: {text}"),
             seconds,
-            raw,
+            further,
         )
     for path, content in (
-        (json_out, json.dumps(results, indent=2) + "\n"),
+        (json_out, json_text(results)),
         (csv_out, tables.comma_separated(results)),
         (markdown_out, tables.markdown(results)),
     ):
         if path is not None:
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
-    Console(highlight=False, width=None if screen.is_terminal else 200).print(tables.terminal(results))
+    shown = Console(highlight=False, width=None if screen.is_terminal else 200)
+    for table in (tables.terminal(results), *tables.terminal_extra(results)):
+        shown.print(table)
+    if html_out or plots_out:
+        write_report(results, faces, html_out, plots_out)
     failed = [row for row in results["results"] if row["error"]]
     fatal = bool(failed) and (ALL not in runtime or len(failed) == len(jobs))
     for row in failed[1:] if fatal else failed:  # the first stands in the error itself
@@ -130,19 +155,9 @@ def _none_before(context: typer.Context) -> None:
         raise BadInput(f"options stand before {name}, which does not heed them; give them after it")
 
 
-def _signed(job: Job) -> Job:
-    """The job with the name of its bundle's signer. Raises BadInput if no trusted key signed it."""
-    from fer_runtimes.errors import BadInput
-    from fer_runtimes.signing import trusted_signer
-
-    if job.bundle is None:
-        return job
-    if (name := trusted_signer(job.bundle.path)) is None:
-        raise BadInput(f"{job.bundle.path}: not signed; sign it with fer-export --model {job.bundle.path} --sign KEY")
-    return replace(job, signed_by=name)
-
-
 app.command()(gate)
+app.command()(report)
+app.add_typer(history, name="history")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,18 @@ def jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callab
             jobs.append(_job(name, partial(cache.bundle, target, folding=False)))
         jobs.append(_job(name, partial(cache.bundle, target)))
     return jobs
+
+
+def signed(job: Job) -> Job:
+    """The job with the name of its bundle's signer. Raises BadInput if no trusted key signed it."""
+    from fer_runtimes.errors import BadInput
+    from fer_runtimes.signing import trusted_signer
+
+    if job.bundle is None:
+        return job
+    if (name := trusted_signer(job.bundle.path)) is None:
+        raise BadInput(f"{job.bundle.path}: not signed; sign it with fer-export --model {job.bundle.path} --sign KEY")
+    return replace(job, signed_by=name)
 
 
 def runtimes_named(runtimes: list[str], say: Callable[[str], None]) -> list[str]:

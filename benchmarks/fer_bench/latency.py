@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,18 +65,26 @@ def settle(session: Session, images: Images, random: np.random.Generator, limit_
 
 
 def window(
-    session: Session, images: Images, random: np.random.Generator, queries: int, seconds: float, lead_in: int = 0
+    session: Session,
+    images: Images,
+    random: np.random.Generator,
+    queries: int,
+    seconds: float,
+    lead_in: int = 0,
+    mark: Callable[[], None] = lambda: None,
 ) -> NDArray[np.int64]:
-    """Nanoseconds of single-image inferences in their order: at least so many, and for at least so long.
+    """Nanoseconds of inferences in their order: at least so many, and for at least so long.
 
-    lead_in: queries before them that are not timed. The garbage collector rests while the clock runs.
+    images: one array is one query; lead_in: queries before them that are not timed; mark: called before the first timed
+    query and after the last. The garbage collector rests while the clock runs.
     """
     order = random.integers(0, len(images), 4096).tolist()  # drawn before, taken again from the start if that is short
     taken: list[int] = []
     clock = time.perf_counter_ns
-    with _no_garbage_collection():
+    with garbage_kept():
         for image in images[:lead_in]:
             session.infer(image)
+        mark()
         until = clock() + int(seconds * 1e9)
         ended, i = 0, 0
         while i < queries or ended < until:
@@ -86,11 +94,13 @@ def window(
             ended = clock()
             taken.append(ended - began)
             i += 1
+        mark()
     return np.array(taken, np.int64)
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def garbage_kept() -> Iterator[None]:
+    """Python's garbage collector runs now, and not again before the end."""
     gc.collect()
     gc.disable()
     try:

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,14 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_bench import modes as further
 from fer_bench import noise
+from fer_bench.energy import Meter
 from fer_bench.latency import SETTLE_S, STEADY
+from fer_bench.modes import Modes
 from fer_bench.worker import QUIET_S, Answers, Opened, Round, serve
 from fer_runtimes.engines import ENGINES
 from fer_runtimes.session import Options
 
 ROUND = 200  # queries; a round of a fast runtime is as many as fill its share of the time
 ROUNDS = 12  # at least: intervals come from resampling them
+SENSORS = Path("/")
 
 
 @dataclass(frozen=True)
@@ -43,24 +47,31 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a process brought back. rounds: nanoseconds of each query, by round, none where the time would say nothing of the engine."""
+    """What a process brought back. rounds: nanoseconds of each query, by round, none where the time would say nothing of the engine.
+
+    busy_share: of the processors, what others took during its rounds; energy, modes: a row's ``energy``, and its other
+    keys of ``modes.KEYS``
+    """
 
     opened: Opened
     rounds: list[NDArray[np.int64]]
     switches: int
     notes: tuple[str, ...]
     answers: Answers
+    busy_share: float | None = None
+    energy: dict[str, Any] | None = None
+    modes: dict[str, Any] = field(default_factory=dict)
 
 
 class Apart:
     """A worker's process. Once it has failed, ``error`` says why in one line and ``ask`` returns None."""
 
-    def __init__(self, task: Task, options: Options) -> None:
+    def __init__(self, task: Task, options: Options, pin: bool = True, sensors: Path = SENSORS) -> None:
         self.task = task
         self.error: str | None = None
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        arguments = (there, task.bundle, task.runtime, options, task.images, time.monotonic_ns())
+        arguments = (there, task.bundle, task.runtime, options, task.images, time.monotonic_ns(), pin, sensors)
         self.process = context.Process(target=serve, args=arguments, name=task.runtime, daemon=True)
         self.process.start()
         there.close()  # else the pipe would stay open when the process dies
@@ -111,10 +122,13 @@ def measure(
     queries: int,
     seconds: float,
     say: Callable[[str], None] = lambda _: None,
+    modes: Modes = Modes(),  # noqa: B008
+    sensors: Path = SENSORS,
 ) -> tuple[list[Measured | str], dict[str, Any]]:
     """Measures all tasks in turns; one line of text stands for one that cannot run or dies.
 
-    queries, seconds: at least, for each task. Also returns what the machine did meanwhile:
+    queries, seconds: at least, for each task; modes: what else to measure after the rounds; sensors: below which those of
+    power and energy are read. Also returns what the machine did meanwhile:
     ``busy_share`` and ``steal_share`` of ``noise.summary`` and, once all are open,
     ``memory_available_bytes`` and ``memory_bytes`` (None where the system does not tell).
     """
@@ -122,7 +136,7 @@ def measure(
         every = []
         for task in tasks:
             say(f"{task.runtime} on {task.bundle.name}: opening")
-            every.append(stack.enter_context(Apart(task, options)))
+            every.append(stack.enter_context(Apart(task, options, modes.pin, sensors)))
         memory = noise.memory() or (None, None)
         timed = [apart for apart in every if ENGINES[apart.task.runtime].timed]
         settled: dict[Apart, bool] = {}
@@ -131,12 +145,15 @@ def measure(
             settled[apart] = apart.ask("settle")
         count = min(queries, max(ROUNDS, math.ceil(queries / ROUND)))
         rounds: dict[Apart, list[Round]] = {apart: [] for apart in every}
+        meter = stack.enter_context(Meter(sensors))
+        meter.rest()
         random = np.random.default_rng(0)
         for number in range(count):
             say(f"round {number + 1} of {count}")
             for i in random.permutation(len(timed)):
                 if done := timed[i].ask("round", math.ceil(queries / count), seconds / count):
                     rounds[timed[i]].append(done)
+        found = further.run(modes, timed, count, queries, seconds, say, sensors)
         results: list[Measured | str] = []
         for apart in every:
             say(f"{apart.task.runtime} on {apart.task.bundle.name}: answering")
@@ -150,8 +167,11 @@ def measure(
                     apart.opened,
                     [done.nanoseconds for done in rounds[apart]],
                     sum(done.usage.switches for done in rounds[apart]),
-                    _notes(settled.get(apart, True), rounds[apart]),
+                    _notes(settled.get(apart, True), rounds[apart]) + _unbound(modes.pin, options.threads, answers),
                     answers,
+                    noise.busy_share(done.usage for done in rounds[apart]),
+                    meter.summarise([done.span for done in rounds[apart]]),
+                    found.get(apart, {}),
                 )
             )
     spans = [done.usage for part in rounds.values() for done in part]
@@ -165,3 +185,11 @@ def _notes(settled: bool, rounds: Sequence[Round]) -> tuple[str, ...]:
     if not all(done.quiet for done in rounds):
         notes.append(f"its threads still ran {QUIET_S:g} s after its rounds, and so beside the other runtimes'")
     return tuple(notes)
+
+
+def _unbound(wanted: bool, threads: int, answers: Answers) -> tuple[str, ...]:
+    if wanted and answers.cores is None:
+        return ("not bound to cores: this system does not let a process be",)
+    if answers.pinned and len(answers.cores or ()) > threads:
+        return (f"bound to {threads} of the cores, it has threads that may run on others",)
+    return ()

@@ -12,6 +12,7 @@ from fer_bench.bench import FORMAT
 from fer_runtimes.errors import BadInput
 
 Results = dict[str, Any]
+_OF_A_MACHINE = ("made", "environment", "data", "queries")  # all but made are in every file
 
 
 def read_results(path: Path) -> Results:
@@ -26,7 +27,7 @@ def parse_results(text: str, source: str) -> Results:
     """The same from text; ``source`` is what messages call it."""
     try:
         results = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{source}: not a whole result file ({error}); measure again") from error
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         found = results.get("format") if isinstance(results, dict) else type(results).__name__
@@ -39,15 +40,15 @@ def parse_results(text: str, source: str) -> Results:
 def merge(parts: Iterable[tuple[str | None, Results]]) -> Results:
     """One result file of several: ``(name of the machine, its results)``; without a name, the machine's own.
 
-    A part that was merged before keeps its names. ``environment`` and ``queries`` at the top are the
-    first part's, for readers that know one machine; those of each machine stand in ``machines``.
+    A part that was merged before keeps its names. ``made``, ``environment`` and ``queries`` at the top
+    are the first part's, for readers that know one machine; those of each machine stand in ``machines``.
     Raises BadInput where accuracies would stand side by side that come from different data.
     """
     machines: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name, results in parts:
         # a file of one machine is a merged file of one part, whose name is still to be found
-        inner = results.get("machines") or {None: {key: results[key] for key in ("environment", "data", "queries")}}
+        inner = results.get("machines") or {None: {key: results.get(key) for key in _OF_A_MACHINE}}
         names = {}
         for old, facts in inner.items():
             names[old] = _free(old or name or facts["environment"].get("host") or "machine", machines)
@@ -62,6 +63,7 @@ def merge(parts: Iterable[tuple[str | None, Results]]) -> Results:
     first = next(iter(machines.values()))
     return {
         "format": FORMAT,
+        "made": first.get("made"),
         "environment": first["environment"],
         "machines": machines,
         "data": data[0] if data else None,

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _PROC = Path("/proc")
+BUSY = 0.05  # share of the processors that others may take; with more, ratios between runtimes are unsure
+_TOLD_S = 0.2  # of processor time: the counters tick a hundred times a second
 _TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")  # of /proc/stat, in this order
 
 
@@ -64,6 +66,13 @@ def summary(parts: Iterable[Usage]) -> dict[str, Any]:
         return {"busy_share": None, "steal_share": None}
     others = sum(part.busy - part.own for part in spans) / every
     return {"busy_share": max(0.0, others), "steal_share": sum(part.stolen for part in spans) / every}
+
+
+def busy_share(parts: Iterable[Usage]) -> float | None:
+    """``busy_share`` of one runtime's rounds; None too where they are too short for the system's counters."""
+    spans = list(parts)
+    share: float | None = summary(spans)["busy_share"]
+    return share if sum(part.capacity for part in spans) >= _TOLD_S else None
 
 
 def memory() -> tuple[int, int] | None:

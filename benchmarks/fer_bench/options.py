@@ -20,6 +20,9 @@ Device = Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu,
 Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")]
 Queries = Annotated[int, typer.Option(min=1, help="Timed inferences a runtime, at least.")]
 JsonOut = Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")]
+MarkdownOut = Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")]
 RequireSignature = Annotated[
     bool, typer.Option("--require-signature", help="Run only bundles signed by a trusted key (docs/bundle.md).")
 ]
+HtmlOut = Annotated[Optional[Path], typer.Option("--html", help="Write a page to read, in one file.")]
+PlotsOut = Annotated[Optional[Path], typer.Option("--plots", help="Write each plot as PNG and SVG into this folder.")]

@@ -25,8 +25,8 @@ _RESAMPLES = 1000
 class Ratio:
     """How many times as fast as the row named ``to``; low and high: 95 % interval, None with too few rounds.
 
-    unsure: the interval is wider than ±5 %, or there is none; queries_needed: of each of the two for
-    ±5 %, None where it is sure or cannot be told
+    unsure: the interval is wider than ±5 %, or there is none, or the machine was busy; why: in one line;
+    queries_needed: of each of the two for ±5 %, None where the interval is narrow enough or cannot be told
     """
 
     to: str
@@ -35,6 +35,16 @@ class Ratio:
     high: float | None
     unsure: bool
     queries_needed: int | None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """How many times what was first a later value is; low and high: 95 % interval, None with too few blocks."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 @cache
@@ -76,7 +86,7 @@ def p50_interval(rounds: Sequence[NDArray[np.int64]]) -> tuple[float, float] | N
     def median(chosen: NDArray[np.int64]) -> float:
         return float(np.median(np.concatenate([rounds[i] for i in chosen])) / 1e6)
 
-    return _bootstrap(median, len(rounds))
+    return bootstrap(median, len(rounds))
 
 
 def ratio(to: str, reference: Sequence[NDArray[np.int64]], own: Sequence[NDArray[np.int64]]) -> Ratio:
@@ -87,20 +97,36 @@ def ratio(to: str, reference: Sequence[NDArray[np.int64]], own: Sequence[NDArray
     """
     pairs = np.array([np.median(theirs) / np.median(mine) for theirs, mine in zip(reference, own, strict=True)])
     value = float(np.median(pairs))
-    found = _bootstrap(lambda chosen: float(np.median(pairs[chosen])), len(pairs))
+    found = bootstrap(lambda chosen: float(np.median(pairs[chosen])), len(pairs))
     if found is None:
-        return Ratio(to, value, None, None, True, None)
+        return Ratio(to, value, None, None, True, None, "too few rounds for an interval")
     reach = (found[1] - found[0]) / 2 / value
     count = min(sum(map(len, side)) for side in (reference, own))
     needed = math.ceil(count * (reach / SURE) ** 2) if reach > SURE else None  # an interval shrinks with the root
-    return Ratio(to, value, *found, reach > SURE, needed)
+    why = f"its interval reaches ±{reach:.0%}" if reach > SURE else None
+    return Ratio(to, value, *found, reach > SURE, needed, why)
 
 
-def _bootstrap(statistic: Callable[[NDArray[np.int64]], float], rounds: int) -> tuple[float, float] | None:
-    """95 % percentile interval of a statistic of rounds chosen with replacement, the same for the same data."""
-    if rounds < ROUNDS_NEEDED:
+def change(first: Sequence[float], last: Sequence[float]) -> Change:
+    """The median of the later figures over that of the first, of blocks of time; each side is resampled by itself."""
+    before, after = np.array(first), np.array(last)
+
+    def of(earlier: NDArray[np.int64], later: NDArray[np.int64]) -> float:
+        return float(np.median(after[later]) / np.median(before[earlier]))
+
+    found = bootstrap(of, len(before), len(after))
+    return Change(of(np.arange(len(before)), np.arange(len(after))), *(found or (None, None)))
+
+
+def bootstrap(statistic: Callable[..., float], *rounds: int) -> tuple[float, float] | None:
+    """95 % percentile interval of a statistic of rounds chosen with replacement, the same for the same data.
+
+    rounds: how many there are, for each argument of the statistic: the places of the chosen ones
+    """
+    if min(rounds) < ROUNDS_NEEDED:
         return None
     random = np.random.default_rng(0)
-    values = [statistic(chosen) for chosen in random.integers(0, rounds, (_RESAMPLES, rounds))]
+    draws = [random.integers(0, count, (_RESAMPLES, count)) for count in rounds]
+    values = [statistic(*chosen) for chosen in zip(*draws, strict=True)]
     low, high = np.percentile(values, [50 * (1 - INTERVAL), 50 * (1 + INTERVAL)])
     return float(low), float(high)

@@ -7,6 +7,9 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fer_bench import modes
+from fer_bench.mode_tables import extra
+from fer_bench.noise import BUSY
 from fer_bench.stats import SURE
 from fer_runtimes.labels import LABELS
 
@@ -14,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = dict[str, Any]
-BUSY = 0.05  # share of the processors that others may take before a table says so
 LITTLE_MEMORY = 0.1  # share of all memory; with less left, pages of files are dropped and read again
 
 
@@ -32,7 +34,7 @@ def _speed_up(row: Row) -> str:
     interval = (
         "" if ratio["low"] is None or ratio["low"] == ratio["high"] else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
     )
-    return f"{ratio['value']:.2f}x{interval}"
+    return f"{ratio['value']:.2f}x{interval}{' ?' if ratio['unsure'] else ''}"
 
 
 def _text(key: str) -> Callable[[Row], str]:
@@ -70,18 +72,28 @@ _FURTHER: dict[str, Callable[[Row], str]] = {
     "p50 ms, 95 %": lambda row: "{:.3f} to {:.3f}".format(*row["latency_ms"]["p50_interval"]),
     "p90 ms at most": _milliseconds("p90_bound"),
     "p99 ms at most": _milliseconds("p99_bound"),
+    "cores": lambda row: ", ".join(map(str, row["cores"])) if row["pinned"] else f"any of {len(row['cores'])}",
     "prepare ms": lambda row: f"{row['prepare_ms']:.3f}",
     "cold start ms": lambda row: f"{row['cold_start_ms']:.0f}",
     "first inference ms": lambda row: f"{row['first_inference_ms']:.1f}",
     "memory MB": lambda row: f"{row['rss_over_bare_bytes'] / 1e6:.0f}",
 }
-_WORDS = ("machine", "runtime", "target", "precision")
-_NESTED = ("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion")  # what a csv cell does not hold
+WORDS = ("machine", "runtime", "target", "precision")
+# what a csv cell does not hold
+_NESTED = (
+    *("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion", "cores", "energy"),
+    *("disagreements", "worst_mistakes", *modes.KEYS),
+)
 
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text; columns that no row fills are left out, rows with an error say it in place of figures."""
     return _filled(_COLUMNS, results["results"])
+
+
+def further_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The same for confidence, start and memory, of the rows that have a latency; no rows where none has."""
+    return _filled(_FURTHER, [row for row in results["results"] if row["latency_ms"]])
 
 
 def _filled(columns: dict[str, Callable[[Row], str]], rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -99,6 +111,11 @@ def _cell(write: Callable[[Row], str], row: Row) -> str:
 
 def caption(results: dict[str, Any]) -> str:
     """Where and on what the figures were made."""
+    return "; ".join(facts(results))
+
+
+def facts(results: dict[str, Any]) -> list[str]:
+    """The caption, fact by fact."""
     data = results["data"]
     on = (
         f"{data['images']} images of {data['name']} {data['split']}"
@@ -110,30 +127,31 @@ def caption(results: dict[str, Any]) -> str:
     facing = sorted({row["agreement_with"] for row in results["results"] if row["agreement_with"]})
     machines = results.get("machines") or {None: results}
     places = [
-        f"{name}: {_place(facts['environment'])}" if name else _place(facts["environment"])
-        for name, facts in machines.items()
+        f"{name}: {_place(own['environment'])}" if name else _place(own["environment"])
+        for name, own in machines.items()
     ]
-    queries = " or ".join(map(str, sorted({facts["queries"] for facts in machines.values()})))
+    queries = " or ".join(map(str, sorted({own["queries"] for own in machines.values()})))
     compared = sorted({row["ratio"]["to"] for row in results["results"] if row.get("ratio")})
-    return "; ".join(
-        [
-            *places,
-            on,
-            f"latency of one image at a time, at least {queries} queries after warm-up",
-            *([f"speed-up over {' / '.join(compared)} in the same rounds, with its 95 % interval"] if compared else []),
-            *([f"agreement of top-1 with {' / '.join(facing)}"] if facing else []),
-            *map(_unsure, (row for row in results["results"] if row.get("ratio") and row["ratio"]["unsure"])),
-        ]
-    )
+    return [
+        *places,
+        on,
+        f"latency of one image at a time, at least {queries} queries after warm-up",
+        *([f"speed-up over {' / '.join(compared)} in the same rounds, with its 95 % interval"] if compared else []),
+        *([f"agreement of top-1 with {' / '.join(facing)}"] if facing else []),
+        *_unsure(results["results"]),
+    ]
 
 
-def _unsure(row: Row) -> str:
-    """What a speed-up whose interval is too wide is worth, and what would narrow it."""
-    ratio = row["ratio"]
-    if ratio["low"] is None:
-        return f"speed-up of {_who(row)} unsure: too few rounds for an interval"
-    reach = (ratio["high"] - ratio["low"]) / 2 / ratio["value"]
-    return f"speed-up of {_who(row)} unsure (±{reach:.0%}): --queries {ratio['queries_needed']} would narrow it to ±{SURE:.0%}"
+def _unsure(rows: list[Row]) -> list[str]:
+    """Which speed-ups are unsure, marked ? in the table, and why; what would narrow their intervals."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if (ratio := row.get("ratio")) and ratio["unsure"]:
+            why = ratio.get("why") or "its interval is too wide"
+            if needed := ratio["queries_needed"]:
+                why += f" (--queries {needed} would narrow it to ±{SURE:.0%})"
+            found.setdefault(why, []).append(_who(row))
+    return [f"speed-up of {', '.join(who)} unsure (?): {why}" for why, who in found.items()]
 
 
 def _place(environment: dict[str, Any]) -> str:
@@ -145,6 +163,13 @@ def _place(environment: dict[str, Any]) -> str:
         f"{environment['cores']} cores",
         board.get("jetpack") and f"JetPack {board['jetpack']}",
         board.get("power_mode") and f"power mode {board['power_mode']}",
+    ]
+    return ", ".join([*filter(None, facts), *disturbances(environment)])
+
+
+def disturbances(environment: dict[str, Any]) -> list[str]:
+    """What on the machine speaks against its figures; nothing where all was calm."""
+    facts = [
         "throttled while measuring" if (environment.get("after") or {}).get("throttled") else None,
         f"BUSY: other programs took {busy:.0%} of its processors while measuring"
         if (busy := environment.get("busy_share") or 0) > BUSY
@@ -154,17 +179,26 @@ def _place(environment: dict[str, Any]) -> str:
         and left < LITTLE_MEMORY * environment["memory_bytes"]
         else None,
     ]
-    return ", ".join(filter(None, facts))
+    return [fact for fact in facts if fact]
 
 
 def terminal(results: dict[str, Any]) -> Table:
     """A rich table."""
+    headings, rows = cells(results)
+    return _rich(headings, rows, caption=caption(results))
+
+
+def terminal_extra(results: dict[str, Any]) -> list[Table]:
+    """Rich tables of what was measured besides."""
+    return [_rich(headings, rows, title=title) for title, headings, rows in extra(results["results"], _who)]
+
+
+def _rich(headings: list[str], rows: list[list[str]], **texts: str) -> Table:
     from rich.table import Table
 
-    headings, rows = cells(results)
-    table = Table(caption=caption(results), caption_justify="left")
+    table = Table(caption_justify="left", title_justify="left", **texts)  # type: ignore[arg-type]
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in WORDS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
@@ -174,8 +208,11 @@ def markdown(results: dict[str, Any]) -> str:
     """A Markdown page: the table, what is known of latencies, recall per class where there is data, and what could not run."""
     headings, rows = cells(results)
     lines = [*_lines(headings, rows), "", caption(results) + "."]
-    if timed := [row for row in results["results"] if row["latency_ms"]]:
-        lines += ["", "Latency with confidence, start and memory:", "", *_lines(*_filled(_FURTHER, timed))]
+    headings, rows = further_cells(results)
+    if rows:
+        lines += ["", "Latency with confidence, start and memory:", "", *_lines(headings, rows)]
+    for title, headings, rows in extra(results["results"], _who):
+        lines += ["", f"{title}:", "", *_lines(headings, rows)]
     scored = [row for row in results["results"] if row["recall"]]
     if scored:
         lines += ["", "Recall per class:", "", _line(["runtime", *LABELS]), _line(["---"] * (len(LABELS) + 1))]
@@ -207,7 +244,7 @@ def comma_separated(results: dict[str, Any]) -> str:
                     strict=True,
                 )
             )
-            | {f"speed_up_{key}": (row.get("ratio") or {}).get(key) for key in ("to", "value", "low", "high")}
+            | {f"speed_up_{key}": (row.get("ratio") or {}).get(key) for key in ("to", "value", "low", "high", "unsure")}
             | {f"recall_{label}": row["recall"][i] if row["recall"] else None for i, label in enumerate(LABELS)}
         )
     out = io.StringIO()

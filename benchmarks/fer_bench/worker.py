@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_bench import latency
+from fer_bench import energy, latency, loadgen, paced, pin
+from fer_bench.energy import Span
 from fer_bench.noise import Usage, usage
 from fer_runtimes.bundle import read_bundle, read_reference
 from fer_runtimes.drawn import drawn_faces
@@ -44,13 +45,17 @@ class Round:
     nanoseconds: NDArray[np.int64]
     usage: Usage
     quiet: bool
+    span: Span
 
 
 @dataclass(frozen=True)
 class Answers:
-    """logits: float32 of the data's images, or None; reference_logits: of the bundle's own."""
+    """logits: float32 of the data's images, or None; reference_logits: of the bundle's own; cores: that any of the
+    process's threads may run on, None where the system does not tell; pinned: whether it was bound to these."""
 
     report: dict[str, Any]
+    cores: list[int] | None
+    pinned: bool
     logits: NDArray[np.float32] | None
     reference_logits: NDArray[np.float32]
     prepare_ms: float
@@ -62,10 +67,22 @@ class Worker:
     """Opens the bundle and answers its first image. Methods are called by name from the process that measures.
 
     started_ns: when this process was started, on the clock that processes share (time.monotonic_ns);
-    images: a .npy of uint8 ``[N, 1, S, S]`` to time and to answer, None for the bundle's own
+    images: a .npy of uint8 ``[N, 1, S, S]`` to time and to answer, None for the bundle's own;
+    pinned: whether to bind the process to as many cores as it has threads; sensors: below which they are read
     """
 
-    def __init__(self, bundle: Path, runtime: str, options: Options, images: Path | None, started_ns: int) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        runtime: str,
+        options: Options,
+        images: Path | None,
+        started_ns: int,
+        pinned: bool,
+        sensors: Path,
+    ) -> None:
+        self._pinned = pinned and pin.bind(options.threads)
+        self._sensors = sensors
         self._bundle = read_bundle(bundle)
         began_own = time.monotonic_ns()
         self._reference = read_reference(self._bundle)
@@ -75,12 +92,14 @@ class Worker:
         chosen = self._random.permutation(len(source))[:IMAGES]
         # copied, so that they are in memory, and in the bare process's memory, before the engine comes
         self._images = [np.array(source[i : i + 1]) for i in chosen]
+        self._batches: dict[int, list[NDArray[np.uint8]]] = {}
         self._bare_rss = _peak_rss()
         began = time.monotonic_ns()
         self._session = open_session(self._bundle, runtime, options)
         loaded = time.monotonic_ns()
         self._session.infer(self._images[0])
         answered = time.monotonic_ns()
+        self._peak_rss = _peak_rss()
         # reading the images is the benchmark's own business
         cold = answered - started_ns - (began - began_own)
         self.opened = Opened(cold / 1e6, (loaded - began) / 1e6, (answered - loaded) / 1e6)
@@ -94,21 +113,74 @@ class Worker:
 
     def round(self, queries: int, seconds: float) -> Round:
         """Times at least so many queries, and for at least so long, after a few untimed ones."""
+        done = self._round(self._images, queries, seconds)
+        self._peak_rss = _peak_rss()  # before batches, which no camera sends, and what other modes need
+        return done
+
+    def batched(self, batch: int, seconds: float) -> Round | str:
+        """Times queries of so many images each, for at least so long; one line if the engine does not take them."""
+        if not self._session.batches:
+            return "the engine is given one image at a time"
+        if batch not in self._batches:
+            order = self._random.integers(0, len(self._images), (max(4, IMAGES // batch), batch))
+            self._batches[batch] = [np.concatenate([self._images[i] for i in chosen]) for chosen in order]
+        try:
+            return self._round(self._batches[batch], 1, seconds)
+        except Exception as error:  # an engine built for fewer has answered one at a time all the same
+            return " ".join(str(error).split())
+
+    def _round(self, images: latency.Images, queries: int, seconds: float) -> Round:
+        marks: list[tuple[int, float | None]] = []
+
+        def mark() -> None:
+            marks.append((time.monotonic_ns(), energy.counted(self._sensors)))
+
         before = usage()
-        taken = latency.window(self._session, self._images, self._random, queries, seconds, latency.LEAD_IN)
+        taken = latency.window(self._session, images, self._random, queries, seconds, latency.LEAD_IN, mark)
         used = usage() - before
-        return Round(taken, used, _sleep_till_quiet())
+        (began, first), (ended, last) = marks
+        return Round(taken, used, _sleep_till_quiet(), Span(began, ended, energy.used(first, last), len(taken)))
+
+    def stretch(self, seconds: float) -> NDArray[np.int64]:
+        """Nanoseconds of queries for at least so long, without a pause before or after."""
+        return latency.window(self._session, self._images, self._random, 1, seconds)
+
+    def pace(self, fps: float, seconds: float) -> paced.Frames:
+        """Answers frames as they fall due."""
+        for image in self._images[: latency.LEAD_IN]:
+            self._session.infer(image)
+        return paced.pace(self._session, self._images, self._random, fps, seconds)
+
+    def after_idle(self) -> NDArray[np.int64]:
+        """Times single frames that come after a pause."""
+        return paced.after_idle(self._session, self._images, self._random)
+
+    def loadgen(self, queries: int, seconds: float) -> tuple[dict[str, Any], NDArray[np.int64]]:
+        """What LoadGen says of at least so many queries and seconds, and our own times of as many."""
+        for image in self._images[: latency.LEAD_IN]:
+            self._session.infer(image)
+        both = loadgen.drive(self._session, self._images, self._random, queries, seconds)
+        _sleep_till_quiet()
+        return both
 
     def answer(self) -> Answers:
         """The logits, and what else is known only now."""
-        peak = _peak_rss()  # before the images are answered in batches, which no camera sends
         logits = None
         if (faces := self._faces) is not None:
             parts = [self._session.infer(np.asarray(faces[i : i + BATCH])) for i in range(0, len(faces), BATCH)]
             logits = np.concatenate(parts)
         reference_logits = self._session.infer(self._reference.images)
         report = vars(self._session.report())
-        return Answers(report, logits, reference_logits, self._prepare_ms(), _peak_rss(), peak - self._bare_rss)
+        return Answers(
+            report,
+            pin.allowed(),
+            self._pinned,
+            logits,
+            reference_logits,
+            self._prepare_ms(),
+            _peak_rss(),
+            self._peak_rss - self._bare_rss,
+        )
 
     def close(self) -> None:
         """Lets go of the engine."""

@@ -35,7 +35,7 @@ def peers(
     json_out: Annotated[
         Optional[Path], typer.Option("--json", help="Write everything, raw times too, as JSON.")
     ] = None,
-    markdown_out: Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")] = None,
+    markdown_out: options.MarkdownOut = None,
     list_peers: Annotated[bool, typer.Option("--list", help="List the peers.")] = False,
 ) -> None:
     """Measures what a user would pick instead: accuracy, calibration, robustness, latency and memory.

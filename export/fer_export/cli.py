@@ -24,7 +24,9 @@ def export(
     ] = None,
     precision: Annotated[
         Optional[str],
-        typer.Option(help="fp32; fp16 or int8 where the target has it. Default: that of --for, else fp32."),
+        typer.Option(
+            help="fp32; or fp16, int8 or int8-weights where the target has it (--list). Default: that of --for, else fp32."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder under which the bundle is made.")] = OUT,
     data: Annotated[
@@ -96,8 +98,11 @@ def export(
     from fer_export.targets import TARGETS
 
     if list_targets:
+        width = max(len(",".join(row.tolerances)) for row in TARGETS.values())
         for name, row in TARGETS.items():
-            typer.echo(f"{name:10s} {','.join(row.tolerances):16s} {why_no_target(name) or 'can be exported here'}")
+            typer.echo(
+                f"{name:10s} {','.join(row.tolerances):{width}s} {why_no_target(name) or 'can be exported here'}"
+            )
         return
     if model:
         _sign_only(context, model, sign)

@@ -44,7 +44,7 @@ class Size:
 class FoldProof:
     """What was folded and how exactly it equals the original; errors are relative, max |a-b| / max |a|, in float64.
 
-    images: how many the float64 errors were measured on
+    images: how many the float64 errors were measured on, 0 where there was nothing to fold
 
     top1_changes: images whose top-1 differs between unfolded and folded float32 nets (must be 0)
     """
@@ -77,6 +77,9 @@ def fold(net: Deployable, images: NDArray[np.uint8]) -> tuple[Deployable, FoldPr
         raise BadInput(
             f"the net is in train mode ({training[0]}); BatchNorm must use its trained statistics: call eval() before folding"
         )
+    if not _blocks(net):
+        size = measure(net, images[:1])
+        return copy.deepcopy(net), FoldProof(0, 0, None, 0.0, 0.0, 0, size, size)
     batch = torch.from_numpy(images)
     sample = batch[:: max(1, len(images) // EXACT_IMAGES)]
     exact = copy.deepcopy(net).double()

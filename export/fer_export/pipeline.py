@@ -70,12 +70,17 @@ def why_no_target(target: str) -> str | None:
 
 
 def load_source(
-    checkpoint: Path, faces: Faces | None = None, folding: bool = True, say: Callable[[str], None] = lambda _: None
+    checkpoint: Path,
+    faces: Faces | None = None,
+    folding: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+    reference: Reference | None = None,
 ) -> Source:
     """Loads a checkpoint, answers the reference images in float64, and folds the net with proof.
 
     faces: real images for the proof and for parity; without them drawn faces serve.
     say: told each step in a few words.
+    reference: of this very checkpoint, where it is at hand: the truth is the unfolded net's, folding or not.
 
     Raises BadInput for what is not a checkpoint, CheckFailed if the folded net is another function.
     """
@@ -92,7 +97,8 @@ def load_source(
         )
     say(f"checkpoint {checkpoint.name}: {loaded.model['name']}, {loaded.input['size']}x{loaded.input['size']}")
     net = deployable(loaded)
-    reference = make_reference(net, faces or drawn_faces(1024, seed=0), loaded.input["size"], loaded.input["crop"])
+    size, crop = loaded.input["size"], loaded.input["crop"]
+    reference = reference or make_reference(net, faces or drawn_faces(1024, seed=0), size, crop)
     digest = sha256_of(checkpoint)
     if not folding:
         return Source(loaded, digest, net, None, measure(net, reference.images[:1]), reference)
@@ -287,7 +293,10 @@ class BundleCache:
             except BadInput:
                 self._say(f"the cached bundle {path} is damaged; making it again")
         if folding not in self._sources:
-            self._sources[folding] = load_source(self._checkpoint, folding=folding, say=self._say)
+            other = self._sources.get(not folding)
+            self._sources[folding] = load_source(
+                self._checkpoint, folding=folding, say=self._say, reference=other.reference if other else None
+            )
         return export(self._sources[folding], target, self.folder, precision, self._say)
 
 

@@ -72,8 +72,8 @@ def snapshot(root: Path = _ROOT, since: dict[str, Any] | None = None) -> dict[st
         if told
         else None,
         "throttle_events": events or None,
-        "power_w": _rails(root) or (_jetson_stats() if root == _ROOT else None),
-        "energy_j": _energy(root),
+        "power_w": power_w(root) or (_jetson_stats() if root == _ROOT else None),
+        "energy_j": energy_j(root),
     }
 
 
@@ -160,7 +160,7 @@ def _pi_bits(root: Path) -> int | None:
         return None
 
 
-def _rails(root: Path) -> dict[str, float] | None:
+def power_w(root: Path = _ROOT) -> dict[str, float] | None:
     """Power by rail from the monitors that the kernel drives: INA3221 gives voltage and current, INA238 power."""
     found: dict[str, float] = {}
     for folder in _hwmon(root):
@@ -191,7 +191,7 @@ def _jetson_stats() -> dict[str, float] | None:
         return None
 
 
-def _energy(root: Path) -> dict[str, float] | None:
+def energy_j(root: Path = _ROOT) -> dict[str, float] | None:
     """RAPL's counters of Intel and AMD; most systems let only root read them."""
     found: dict[str, float] = {}
     for domain in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):

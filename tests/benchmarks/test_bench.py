@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from fer_bench import tables
-from fer_bench.bench import Job, bench
+from fer_bench.bench import Job, _add_ratios, bench
+from fer_bench.energy import Span
+from fer_bench.jsontext import json_text
 from fer_bench.latency import LEAD_IN, WARMUP_QUERIES, settle, summarise, window
 from fer_bench.measure import Apart, Measured, Task, _notes, measure
 from fer_bench.noise import usage
@@ -37,7 +39,7 @@ THREE = [
 
 @pytest.fixture(scope="module")
 def results(bundles: dict[str, Bundle], faces: Faces) -> dict[str, object]:
-    jobs = [Job(runtime, bundles[name]) for runtime, name in THREE]
+    jobs = [Job(runtime, bundles[name]) for runtime, name in (*THREE, ("null", "onnx fp32"))]
     return bench(
         [*jobs, Job("openvino", None, "runtime openvino needs openvino")], faces, Options(threads=1), 72, seconds=0
     )
@@ -98,7 +100,7 @@ def test_runtimes_agree_on_accuracy_and_labels(results: dict[str, list[dict[str,
 def test_folding_and_an_engine_are_faster_than_the_framework_in_the_same_run(
     results: dict[str, list[dict[str, dict[str, float]]]],
 ) -> None:
-    unfolded, folded, ort, _, _ = (row["latency_ms"] and row["latency_ms"]["p50"] for row in results["results"])
+    unfolded, folded, ort, _, _, _ = (row["latency_ms"] and row["latency_ms"]["p50"] for row in results["results"])
     assert unfolded > folded > ort
 
 
@@ -140,9 +142,9 @@ def test_the_tables_show_every_row(results: dict[str, object]) -> None:
     assert "drawn-faces" in page
     assert "- openvino: runtime openvino needs openvino" in page
     rows = list(csv.DictReader(io.StringIO(tables.comma_separated(results))))
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert float(rows[0]["latency_p50_ms"]) > 0
-    assert tables.terminal(results).row_count == 5
+    assert tables.terminal(results).row_count == 6
 
 
 def test_images_known_from_training_are_left_out_of_the_second_accuracy(
@@ -166,7 +168,7 @@ def test_without_data_there_is_agreement_with_the_bundle_and_no_accuracy(bundles
 
 
 def test_rows_carry_what_their_rounds_support(results: dict[str, list[dict[str, Any]]]) -> None:
-    unfolded, folded, ort, _, missing = results["results"]
+    unfolded, folded, ort, _, _, missing = results["results"]
     assert missing["ratio"] is None
     assert unfolded["latency_ms"]["count"] == 72
     assert unfolded["latency_ms"]["p99"] is None  # 72 queries support p90 and no p99
@@ -180,16 +182,21 @@ def test_rows_carry_what_their_rounds_support(results: dict[str, list[dict[str, 
         assert row["cold_start_ms"] > row["load_ms"] + row["first_inference_ms"]
         assert 0 < row["prepare_ms"] < row["cold_start_ms"]
         assert 0 < row["rss_over_bare_bytes"] < row["peak_rss_bytes"]
-        assert row["raw_ns"] is None
+        assert sum(map(len, row["raw_ns"])) == 72
+        assert row["cores"] == sorted(os.sched_getaffinity(0))[:1]  # no engine's threads leave the one core
+        assert row["pinned"] == (len(os.sched_getaffinity(0)) > 1)
 
 
 def test_the_tables_show_speed_ups_with_their_intervals_and_refuse_p99(results: dict[str, Any]) -> None:
     headings, rows = tables.cells(results)
     ratio = results["results"][2]["ratio"]
-    assert rows[2][headings.index("speed-up")] == f"{ratio['value']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    assert (
+        rows[2][headings.index("speed-up")]
+        == f"{ratio['value']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{' ?' * ratio['unsure']}"
+    )
     assert "p99 ms" not in headings
     page = tables.markdown(results)
-    assert "| p50 ms, 95 % | p90 ms at most | prepare ms | cold start ms |" in page
+    assert "| p50 ms, 95 % | p90 ms at most | cores | prepare ms | cold start ms |" in page
     assert "speed-up over pytorch (unfolded) in the same rounds" in tables.caption(results)
     old = [{key: value for key, value in row.items() if key != "ratio"} for row in results["results"]]
     assert "speed-up" not in tables.cells(results | {"results": old})[0]  # of a version that had none
@@ -198,12 +205,21 @@ def test_the_tables_show_speed_ups_with_their_intervals_and_refuse_p99(results: 
 def test_the_caption_says_when_the_answer_is_unsure(results: dict[str, Any]) -> None:
     """What the figures are is written in; what is said of them is the product's."""
     wide = {"to": "pytorch", "value": 10.0, "low": 8.0, "high": 12.0, "unsure": True, "queries_needed": 1152}
-    rows = [results["results"][2] | {"ratio": wide | change} for change in ({}, {"low": None, "high": None})]
+    whys: list[dict[str, Any]] = [
+        {"why": "its interval reaches ±20%"},
+        {"why": "too few rounds", "queries_needed": None},
+    ]
+    rows = [results["results"][2] | {"ratio": wide | why} for why in whys]
     place = {"busy_share": 0.31, "memory_available_bytes": 50_000_000, "memory_bytes": 1_000_000_000}
     noisy = results | {"results": rows, "environment": results["environment"] | place}
     said = tables.caption(noisy)
-    assert "speed-up of onnxruntime unsure (±20%): --queries 1152 would narrow it to ±5%" in said
-    assert "speed-up of onnxruntime unsure: too few rounds" in said
+    assert (
+        "speed-up of onnxruntime unsure (?): its interval reaches ±20% (--queries 1152 would narrow it to ±5%)" in said
+    )
+    assert said.endswith("speed-up of onnxruntime unsure (?): too few rounds")
+    assert [row[tables.cells(noisy)[0].index("speed-up")] for row in tables.cells(noisy)[1]] == [
+        "10.00x [8.00, 12.00] ?"
+    ] * 2
     assert "BUSY: other programs took 31% of its processors" in said
     assert "50 MB of memory left with all runtimes open" in said
     calm = {"busy_share": 0.04, "memory_available_bytes": 500_000_000}
@@ -211,38 +227,90 @@ def test_the_caption_says_when_the_answer_is_unsure(results: dict[str, Any]) -> 
     assert not any(word in said for word in ("BUSY", "unsure", "memory left"))
 
 
-def test_the_null_engine_takes_no_time_no_memory_and_no_part_in_ratios(bundles: dict[str, Bundle]) -> None:
+def test_the_null_engine_takes_no_time_no_memory_and_no_part_in_ratios(
+    results: dict[str, list[dict[str, Any]]],
+) -> None:
     """Its figures are those of the harness, small beside any engine's in the same rounds."""
-    jobs = [Job(name, bundles[f"{target} fp32"]) for name, target in (("pytorch", "pytorch"), ("null", "onnx"))]
-    results = bench(jobs, None, Options(threads=1), 72, seconds=0.2, raw=True)
-    torch, null = results["results"]
+    torch, null = results["results"][1], results["results"][4]
+    assert null["runtime"] == "null"
     assert null["latency_ms"]["p50"] < 0.05 * torch["latency_ms"]["p50"]
     assert null["rss_over_bare_bytes"] < 0.2 * torch["rss_over_bare_bytes"]
     assert null["load_ms"] < 0.1 * torch["load_ms"]
     assert null["ratio"] is None
-    raw = [np.array(taken) for taken in torch["raw_ns"]]
+    assert null["raw_ns"] is None  # at its speed a file would hold little else
+
+
+def test_every_time_is_kept_and_gives_the_figures_again(bundles: dict[str, Bundle]) -> None:
+    results = bench([Job("onnxruntime", bundles["onnx fp32"])], None, Options(threads=1), 72, seconds=0.2)
+    (row,) = results["results"]
+    raw = [np.array(taken) for taken in row["raw_ns"]]
     assert len(raw) == 12
-    assert sum(map(len, raw)) == torch["latency_ms"]["count"] >= 72
-    assert np.concatenate(raw).sum() > 0.19e9
-    assert asdict(summarise(raw)) == torch["latency_ms"]
-    assert json.loads(json.dumps(results, allow_nan=False))["results"][0]["raw_ns"] == torch["raw_ns"]
+    assert sum(map(len, raw)) == row["latency_ms"]["count"] >= 72
+    assert np.concatenate(raw).sum() > 0.19e9 * 0.9  # what the queries leave is the loop's own
+    assert asdict(summarise(raw)) == row["latency_ms"]
+    assert json.loads(json_text(results)) == results
     assert "raw_ns" not in tables.comma_separated(results)
 
 
+@pytest.mark.parametrize(("busy", "shares"), [(0.2, (0.01, 0.01)), (0.01, (0.01, 0.2)), (None, (0.2, None))])
+def test_a_busy_machine_leaves_no_ratio_sure(busy: float | None, shares: tuple[float | None, ...]) -> None:
+    """Whether others took their share from all rows or from one, and however narrow the interval is."""
+    rounds = [np.full(20, nanoseconds) for nanoseconds in (4_000_000, 1_000_000)]
+    measured = [Measured(None, [taken] * 12, 0, (), None) for taken in rounds]  # type: ignore[arg-type]
+
+    def ratios(busy: float | None, shares: tuple[float | None, ...]) -> list[dict[str, Any]]:
+        names = zip(("pytorch", "onnxruntime"), shares, strict=True)
+        rows: list[dict[str, Any]] = [{"runtime": name, "folded": True, "busy_share": share} for name, share in names]
+        _add_ratios(rows, measured, busy)
+        return [row["ratio"] for row in rows]
+
+    for ratio in ratios(busy, shares):
+        assert ratio["unsure"]
+        assert ratio["why"] == "other programs took 20% of the processors"
+    assert [(ratio["value"], ratio["unsure"], ratio["why"]) for ratio in ratios(0.05, (0.04, None))] == [
+        (1, False, None),
+        (4, False, None),
+    ]
+
+
+def test_a_burned_core_is_noticed_and_makes_ratios_unsure(bundles: dict[str, Bundle]) -> None:
+    core = min(os.sched_getaffinity(0))  # the one that the measured ones are bound to
+    program = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"]
+    burning: list[subprocess.Popen[bytes]] = []
+
+    def burn(said: str) -> None:
+        if said.startswith("round 1 "):
+            burning.append(subprocess.Popen(program))
+
+    try:
+        jobs = [Job("pytorch", bundles["pytorch fp32"]), Job("onnxruntime", bundles["onnx fp32"])]
+        results = bench(jobs, None, Options(threads=1), 72, burn, seconds=0.4)
+    finally:
+        for process in burning:
+            process.kill()
+            process.wait()
+    assert results["environment"]["busy_share"] > 0.1
+    for row in results["results"]:
+        assert row["busy_share"] > 0.1
+        assert row["ratio"]["unsure"]
+        assert "other programs took" in row["ratio"]["why"]
+    assert "speed-up of pytorch" in tables.caption(results)
+
+
 def test_a_worker_that_is_killed_in_mid_run_costs_its_own_row(bundles: dict[str, Bundle]) -> None:
-    tasks = [Task(bundles[f"{name} fp32"].path, name, None) for name in ("pytorch", "openvino")]
-    tasks.insert(1, Task(bundles["onnx fp32"].path, "onnxruntime", None))
+    names = {"null": "onnx fp32", "onnxruntime": "onnx fp32", "openvino": "openvino fp32"}
+    tasks = [Task(bundles[name].path, runtime, None) for runtime, name in names.items()]
 
     def kill(said: str) -> None:
         if said.startswith("round 3 "):
             victim = multiprocessing.active_children()
             os.kill(next(process.pid or 0 for process in victim if process.name == "onnxruntime"), signal.SIGKILL)
 
-    (torch, dead, openvino), _ = measure(tasks, Options(threads=1), 48, 0, kill)
+    (null, dead, openvino), _ = measure(tasks, Options(threads=1), 48, 0, kill)
     assert dead == "runtime onnxruntime died while it was measured (SIGKILL: a crash, or killed for memory)"
-    assert isinstance(torch, Measured)
+    assert isinstance(null, Measured)
     assert isinstance(openvino, Measured)
-    assert [len(taken) for taken in torch.rounds] == [len(taken) for taken in openvino.rounds] == [4] * 12
+    assert [len(taken) for taken in null.rounds] == [len(taken) for taken in openvino.rounds] == [4] * 12
     assert not multiprocessing.active_children()
 
 
@@ -264,7 +332,7 @@ def test_what_one_runtime_cannot_do_is_its_own_error(bundles: dict[str, Bundle])
 
 
 def test_a_row_says_that_it_never_settled_or_would_not_sleep() -> None:
-    awake = Round(np.array([1]), usage(), quiet=False)
+    awake = Round(np.array([1]), usage(), quiet=False, span=Span(0, 1, None, 1))
     assert [note.split(":")[0] for note in _notes(False, [awake])] == [
         "not settled",
         "its threads still ran 5 s after its rounds, and so beside the other runtimes'",

@@ -2,77 +2,43 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import multiprocessing
+import os
+import re
 import shutil
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import Command
+from conftest import Command, as_csv
 from PIL import Image
 
 from fer_bench.bench import Job, bench
-from fer_bench.gate import answers as answers_module
+from fer_bench.cli import main
 from fer_bench.gate import reports
-from fer_bench.gate.answers import Answers, Prepared, ask
-from fer_bench.gate.baseline import Baseline, describe, read_baseline, write_baseline
+from fer_bench.gate.answers import Answers, Prepared
+from fer_bench.gate.baseline import Baseline, Key, Speed, describe, read_baseline, write_baseline
 from fer_bench.gate.checks import CHECKS, FAILED, SKIPPED, Answered, Check, failures, judge, rows_that_did_not_run
-from fer_bench.gate.figures import Bounds, calibration_error, loss_bound
-from fer_bench.gate.latency import latencies_of
-from fer_bench.gate.make import baseline_of, key_of
+from fer_bench.gate.figures import Z_95, Bounds, calibration_error, images_needed, loss, loss_bound, loss_of, sign_test
+from fer_bench.gate.latency import Latencies, latencies_of, queries_needed, slowdown
+from fer_bench.gate.make import answered, baseline_of
 from fer_bench.gate.preprocessing import departure
-from fer_export.fold import fold
-from fer_export.pipeline import Source, export, load_source
-from fer_export.reference import answer
-from fer_export.targets import to_onnx, to_tensorrt
-from fer_runtimes.bundle import Bundle, Reference, read_bundle, write_manifest
-from fer_runtimes.data import Faces
+from fer_runtimes.bundle import Reference, read_bundle, write_manifest
 from fer_runtimes.drawn import drawn_faces
-from fer_runtimes.errors import BadInput
+from fer_runtimes.errors import BadInput, CheckFailed
 from fer_runtimes.images import prepare
-from fer_runtimes.parity import compare
-from fer_runtimes.session import Options, open_session
 from fer_train.checkpoint import load_checkpoint, save_checkpoint
-
-ONE = Options(threads=1)
-# name: (target, precision, folded, runtime)
-CELLS = {
-    "pytorch unfolded": ("pytorch", "fp32", False, "pytorch"),
-    "onnx fp32": ("onnx", "fp32", True, "onnxruntime"),
-    "openvino fp32": ("openvino", "fp32", True, "openvino"),
-    "openvino fp16": ("openvino", "fp16", True, "openvino"),
-    "tensorrt fp16": ("tensorrt", "fp16", True, "onnxruntime"),
-}
-
-
-@dataclass(frozen=True)
-class Clean:
-    """A build without fault and the baseline that was made from it."""
-
-    checkpoint: Path
-    sources: dict[bool, Source]
-    bundles: dict[str, Bundle]
-    faces: Faces
-    rows: dict[str, Answered]
-    baseline: Baseline
-
-    def judge(self, row: Answered, **changed: object) -> dict[str, Check]:
-        """The checks of one row, by name."""
-        prepared = Prepared(self.faces.images)
-        given = {"faces": self.faces, "prepared": prepared, "baseline": self.baseline, "bounds": Bounds(), **changed}
-        return {check.name: check for check in judge([row], **given)[0].checks}  # type: ignore[arg-type]
-
-    def ask(self, name: str, bundle: Bundle | None = None) -> Answered:
-        """Asks a bundle in place of the clean one of that name, from the faces' bytes on."""
-        return asked(bundle or self.bundles[name], CELLS[name][3], Prepared(self.faces.images))
-
-
-def asked(bundle: Bundle, runtime: str, prepared: Prepared, options: Options = ONE) -> Answered:
-    manifest = bundle.manifest
-    images = prepared.at(manifest.size, manifest.crop)
-    return Answered(key_of(runtime, bundle), bundle, ask(bundle.path, runtime, options, images))
+from seeded_faults.builds import CELLS, ONE, Build, asked, build, clean_runs, forged
+from seeded_faults.faults import FAULTS, WRONG_RESIZES, Fault, WronglyResized
 
 
 def failed(checks: dict[str, Check]) -> set[str]:
@@ -80,122 +46,30 @@ def failed(checks: dict[str, Check]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def clean(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Clean:
+def clean(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
     """The tests' net, shown 7/8 of a face, so that resizing is part of what it answers."""
     folder = tmp_path_factory.mktemp("gate")
     loaded = load_checkpoint(checkpoint)
     path = folder / "cropped.pt"
     save_checkpoint(path, replace(loaded, input=loaded.input | {"crop": 0.875}))
-    sources = {folding: load_source(path, folding=folding) for folding in (True, False)}
-    bundles = {
-        name: export(sources[folded], target, folder / "build", precision)
-        for name, (target, precision, folded, _) in CELLS.items()
-    }
-    faces = drawn_faces(700, seed=30)
-    prepared = Prepared(faces.images)
-    rows = {name: asked(bundle, CELLS[name][3], prepared) for name, bundle in bundles.items()}
-    baseline = baseline_of(list(rows.values()), faces, answer(path, faces))
-    return Clean(path, sources, bundles, faces, rows, baseline)
+    return build(path, folder / "build", drawn_faces(700, seed=30), drawn_faces(160, seed=0))
 
 
 # --- seeded faults ---------------------------------------------------------------------------
 
 
-def wrong_mean(source: Source) -> None:
-    source.net.offset += 0.1
-
-
-def labels_permuted(source: Source) -> None:
-    head = source.net.net.head.fc
-    head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
-
-
-def one_layer_rounded_to_6_bits(source: Source) -> None:
-    weight = next(p for p in source.net.net.stages.parameters() if p.ndim == 4)
-    step = weight.data.abs().max() / 31
-    weight.data = (weight.data / step).round() * step
-
-
-def an_fp16_overflow(source: Source) -> None:
-    """The same function in exact arithmetic: what two layers give is 2**24 times as large, and two more undo it.
-
-    ONNX Runtime's CPU computes in float32 around each operator: what a GPU makes infinite stays finite there, and wrong.
-    """
-    blocks = [block for stage in source.net.net.stages[:2] for block in stage]
-    for block, weight, bias in zip(blocks, (12, 12, -12, -12), (12, 24, 12, 0), strict=True):
-        block.reparam_conv.weight.data *= 2.0**weight
-        block.reparam_conv.bias.data *= 2.0**bias
-
-
-def a_dropped_branch(source: Source) -> None:
-    source.net.net.stages[0][1].identity.weight.data *= 0
-    source.net.net.stages[0][1].identity.bias.data *= 0
-
-
-def a_fold_in_train_mode(source: Source) -> None:
-    """What a forward pass before the fold does to a net that nobody put into eval mode: its statistics move."""
-    import torch
-
-    with torch.no_grad():
-        source.net.train()(torch.from_numpy(source.reference.images[:64]))
-    source.net.eval()
-
-
-# fault: where it is made (before or after folding), the bundle that it is made in, the check that must see it
-FAULTS: list[tuple[Callable[[Source], None], bool, str, str]] = [
-    (wrong_mean, True, "onnx fp32", "logits"),
-    (labels_permuted, True, "onnx fp32", "accuracy"),
-    (a_dropped_branch, False, "onnx fp32", "logits"),
-    (a_fold_in_train_mode, False, "onnx fp32", "logits"),
-    (one_layer_rounded_to_6_bits, True, "onnx fp32", "logits"),
-    (an_fp16_overflow, True, "tensorrt fp16", "logits"),
-]
-CONVERTERS = {"onnx fp32": to_onnx.convert, "tensorrt fp16": to_tensorrt.convert}
-
-
-def forged(clean: Clean, fault: Callable[[Source], None], folded: bool, name: str, folder: Path) -> Bundle:
-    """A faulty bundle that vouches for itself: hashes, reference and recorded parity are all made from the faulty model."""
-    source = copy.deepcopy(clean.sources[folded])
-    fault(source)
-    if not folded:
-        source = replace(source, net=fold(source.net, source.reference.images)[0])
-    honest = clean.bundles[name]
-    path = Path(shutil.copytree(honest.path, folder / "forged"))
-    (path / "model.onnx").unlink()
-    CONVERTERS[name](source, honest.manifest.precision, path)
-    images, kinds = source.reference.images, source.reference.kinds
-    bundle = write_manifest(path, honest.manifest)
-    with open_session(bundle, CELLS[name][3], ONE) as session:
-        said = np.nan_to_num(session.infer(images))
-    reference = Reference(images, said.astype(np.float64), said + np.float32(1e-3), kinds)
-    reference.save(path)
-    assert honest.manifest.parity is not None
-    parity = compare(reference, said).to_dict() | {"tolerance": honest.manifest.parity["tolerance"]}
-    write_manifest(path, replace(honest.manifest, parity=parity))
-    return read_bundle(path)
-
-
-@pytest.mark.parametrize(("fault", "folded", "name", "check"), FAULTS)
-def test_a_seeded_fault_fails_by_the_check_that_is_there_for_it(
-    clean: Clean, tmp_path: Path, fault: Callable[[Source], None], folded: bool, name: str, check: str
-) -> None:
-    assert check not in failed(clean.judge(clean.rows[name]))
-    checks = clean.judge(clean.ask(name, forged(clean, fault, folded, name, tmp_path)))
-    assert check in failed(checks)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_seeded_fault_fails_by_the_check_that_is_there_for_it(clean: Build, tmp_path: Path, fault: Fault) -> None:
+    assert fault.check not in failed(clean.judge(clean.rows[fault.cell]))
+    checks = clean.judge(clean.ask(fault.cell, forged(clean, fault, fault.strengths[-1], tmp_path)))
+    assert fault.check in failed(checks)
     assert "own reference" not in failed(checks)  # so well does it vouch for itself
 
 
-@pytest.mark.parametrize("kind", [Image.Resampling.NEAREST, Image.Resampling.BICUBIC, Image.Resampling.BOX])
-def test_a_resize_of_the_wrong_kind_fails_preprocessing(
-    clean: Clean, monkeypatch: pytest.MonkeyPatch, kind: Image.Resampling
-) -> None:
-    def wrong(images: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
-        low, high = 24 - 24 * crop, 24 + 24 * crop
-        resized = [Image.fromarray(image).resize((size, size), kind, (low, low, high, high)) for image in images]
-        return np.stack([np.asarray(image)[None] for image in resized])
-
-    monkeypatch.setattr(answers_module, "prepare", wrong)
-    checks = clean.judge(clean.ask("onnx fp32"))
+@pytest.mark.parametrize("kind", WRONG_RESIZES.values(), ids=WRONG_RESIZES)
+def test_a_resize_of_the_wrong_kind_fails_preprocessing(clean: Build, kind: Image.Resampling) -> None:
+    wrong = WronglyResized(clean.faces.images, kind)
+    checks = clean.judge(asked(clean.bundles["onnx fp32"], "onnxruntime", wrong), prepared=wrong)
     assert {"preprocessing", "logits"} <= failed(checks)
     assert "own reference" not in failed(checks)
 
@@ -209,58 +83,96 @@ def test_exact_resizing_agrees_with_what_every_runtime_uses(size: int, crop: flo
 # --- no false alarm --------------------------------------------------------------------------
 
 
-def test_50_clean_runs_pass(clean: Clean) -> None:
-    """Other faces in another order each time, float32 and float16, another number of threads than the baseline's."""
-    drawn = [drawn_faces(70, seed=100 + i) for i in range(50)]
-    images, labels = (np.concatenate([getattr(part, name) for part in drawn]) for name in ("images", "labels"))
-    pool = replace(drawn[0], images=images, labels=labels)
-    truth, names = (
-        answer(clean.checkpoint, pool),
-        [name for name in CELLS if name not in ("pytorch unfolded", "tensorrt fp16")],
-    )
-    whole = {name: asked(clean.bundles[name], CELLS[name][3], Prepared(images)) for name in names}
-    alarms = []
-    for run in range(50):
-        chosen = np.random.default_rng(run).permutation(len(pool))[:1400]
-        faces = replace(pool, images=images[chosen], labels=labels[chosen])
-        part = Reference(truth.images[chosen], truth.logits[chosen], truth.logits_fp32[chosen], truth.kinds[chosen])
-        name = names[run % len(names)]
-        before = replace(whole[name], answers=_some(whole[name], chosen))
-        baseline, prepared = baseline_of([before], faces, part), Prepared(faces.images)
-        row = asked(clean.bundles[name], CELLS[name][3], prepared, Options(threads=2))
-        alarms += [(run, check) for check in failures(judge([row], faces, prepared, baseline, Bounds()))]
-    assert alarms == []
-
-
-def _some(row: Answered, chosen: np.ndarray) -> Answers:
-    assert isinstance(row.answers, Answers)
-    return replace(row.answers, logits=row.answers.logits[chosen])
+def test_50_clean_runs_pass(clean: Build) -> None:
+    alarms = list(enumerate(clean_runs(clean, 50)))
+    assert len(alarms) == 50
+    assert [(run, checks) for run, checks in alarms if checks] == []
 
 
 # --- each check ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("worse", "better", "bound"), [(20, 16, 0.0039), (30, 10, 0.0085), (0, 0, 0.0), (10, 16, 0.0007)]
+    ("worse", "better", "images", "bound"),
+    [
+        (20, 16, 3589, 0.0040),
+        (30, 10, 3589, 0.0087),
+        (0, 0, 1400, 0.00193),
+        (1, 0, 1400, 0.00320),
+        (0, 2, 100, 0.00687),
+    ],
 )
-def test_the_bound_of_the_loss_is_that_of_paired_answers(worse: int, better: int, bound: float) -> None:
+def test_the_bound_of_the_loss_is_the_largest_that_is_not_rejected(
+    worse: int, better: int, images: int, bound: float
+) -> None:
+    """By definition, over a grid: of the shares that may have turned right, the likeliest where that loss is true."""
+    found = loss_bound(worse, better, images)
+    assert found == pytest.approx(bound, rel=0.02)
+    right = np.linspace(0, 0.2, 400_001)[1:]
+    left = np.clip(1 - 2 * right - found, 1e-9, None)
+    same = images - worse - better
+    likely = right[np.argmax(worse * np.log(right + found) + better * np.log(right) + same * np.log(left))]
+    deviation = math.sqrt(images * (2 * likely + found - found**2))
+    assert (worse - better - images * found) / deviation == pytest.approx(-Z_95, abs=0.02)
+
+
+def test_counts_are_taken_from_paired_answers() -> None:
     was, now = np.ones(3589, dtype=bool), np.ones(3589, dtype=bool)
-    now[:worse] = False
-    was[worse : worse + better] = False
-    assert loss_bound(was, now)[:2] == (worse, better)
-    assert loss_bound(was, now)[2] == pytest.approx(bound, abs=5e-5)
+    now[:20] = False
+    was[20:36] = False
+    assert loss(was, now) == loss_of(20, 16, 3589)
+    assert (loss_of(20, 16, 3589).worse, loss_of(20, 16, 3589).better) == (20, 16)
 
 
-def test_a_true_loss_of_one_and_a_half_points_hardly_ever_passes_and_no_loss_hardly_ever_fails() -> None:
-    random, images, bound = np.random.default_rng(0), 3589, Bounds().accuracy_loss
-    passed = {0.0: 0, 0.015: 0}
-    for loss in passed:
-        for _ in range(2000):
-            move = random.random(images)  # 0.1 % of the answers change either way, and the loss on top
-            was, now = move >= 0.001, (move < 0.001) | (move >= 0.002 + loss)
-            passed[loss] += loss_bound(was, now)[2] <= bound
-    assert passed[0.015] == 0
-    assert passed[0.0] > 1900
+@pytest.mark.parametrize("images", [700, 1400, 3589])
+@pytest.mark.parametrize("changing", [0.0005, 0.002, 0.02])
+def test_the_bound_holds_the_truth_as_often_as_it_says_at_small_counts_too(images: int, changing: float) -> None:
+    random, lost = np.random.default_rng(0), 0.003
+    counts = random.multinomial(images, [changing + lost, changing, 1 - 2 * changing - lost], 4000)[:, :2]
+    bounds = {pair: loss_bound(*pair, images) for pair in {(int(b), int(c)) for b, c in counts}}
+    held = np.mean([bounds[int(b), int(c)] >= lost for b, c in counts])
+    assert held > 0.92  # the normal approximation: 0.88 to 0.91 where few change
+
+
+def test_the_sign_test_is_exact() -> None:
+    assert sign_test(5, 0) == 1 / 32
+    assert sign_test(0, 0) == 1
+    assert sign_test(14, 6) == pytest.approx(0.0577, abs=1e-4)
+    assert sign_test(700, 700) == pytest.approx(0.5107, abs=1e-3)
+
+
+def test_a_true_loss_of_one_and_a_half_points_always_fails_and_no_loss_hardly_ever() -> None:
+    """As many changed verdicts as a float16 engine makes, and as two trainings of one net make."""
+    random, images = np.random.default_rng(0), 3589
+    for changing in (0.001, 0.08):
+        verdicts = {}
+        for lost in (0.0, 0.015):
+            rates = [changing + lost, changing, 1 - 2 * changing - lost]
+            counts = [(int(b), int(c)) for b, c in random.multinomial(images, rates, 500)[:, :2]]
+            verdicts[lost] = [loss_of(*pair, images).within(Bounds().accuracy_loss) for pair in counts]
+        assert verdicts[0.0].count(False) < 0.07 * 500
+        assert True not in verdicts[0.015]
+        if changing == 0.001:
+            assert verdicts[0.0].count(True) > 0.95 * 500
+            assert verdicts[0.015].count(False) == 500
+
+
+def test_where_neither_is_shown_the_gate_does_not_fail_and_says_how_many_images_would_tell(clean: Build) -> None:
+    """Two of 700 answers lost: by chance in one of four such runs, and too few images to exclude 0.3 points."""
+    row, labels = clean.rows["onnx fp32"], clean.faces.labels
+    right = np.flatnonzero(clean.baseline.logits.argmax(1) == labels)
+    for lost, verdict in ((0, SKIPPED), (2, SKIPPED), (5, FAILED)):
+        logits = logits_of(row).copy()
+        logits[right[:lost]] = np.roll(logits[right[:lost]], 1, axis=1)
+        check = clean.judge(with_logits(row, logits))["accuracy"]
+        assert check.verdict == verdict
+        assert ("cannot tell" in check.words) == (verdict == SKIPPED)
+        told = re.search(r"([\d,]+) images would", check.words)
+        if told:
+            more = int(told[1].replace(",", ""))
+            assert loss_of(round(lost * more / 700), 0, more).within(0.003) is not None
+            assert more > 700
+    assert images_needed(loss_of(0, 0, 700), 0.003) == 931
 
 
 def test_calibration_error_by_hand() -> None:
@@ -280,17 +192,18 @@ def logits_of(row: Answered) -> np.ndarray:
     return row.answers.logits
 
 
-def test_doubt_that_changes_no_label_fails_calibration_and_not_accuracy(clean: Clean) -> None:
+def test_doubt_that_changes_no_label_fails_calibration_and_not_accuracy(clean: Build) -> None:
     row = clean.rows["onnx fp32"]
     found = failed(clean.judge(with_logits(row, logits_of(row) * 0.25)))
     assert "calibration" in found
     assert found.isdisjoint({"accuracy", "accuracy since baseline", "class flips", "labels", "finite"})
 
 
-def test_a_small_class_that_loses_fails_though_accuracy_does_not(clean: Clean) -> None:
+def test_a_small_class_that_loses_fails_though_accuracy_does_not(clean: Build) -> None:
     """Wrong answers elsewhere turn right, so that in sum nothing is lost."""
-    faces = drawn_faces(7000, seed=31)
-    few = np.flatnonzero((faces.labels != 1) | (np.arange(7000) < 350))  # 50 of disgust
+    labels = np.arange(7000) % 7
+    faces = replace(drawn_faces(7, seed=31), images=clean.faces.images[labels], labels=labels)
+    few = np.flatnonzero((labels != 1) | (np.arange(7000) < 350))  # 50 of disgust
     labels, truth = faces.labels[few], np.eye(7)[faces.labels[few]] * 9
     others = np.flatnonzero(labels != 1)[:3]
     truth[others] = np.roll(truth[others], 1, axis=1)
@@ -311,7 +224,7 @@ def test_a_small_class_that_loses_fails_though_accuracy_does_not(clean: Clean) -
     assert failed(checks).isdisjoint({"accuracy", "accuracy since baseline"})
 
 
-def test_a_changed_label_is_forgiven_by_its_margin_and_listed(clean: Clean) -> None:
+def test_a_changed_label_is_forgiven_by_its_margin_and_listed(clean: Build) -> None:
     row, truth = clean.rows["openvino fp16"], clean.baseline.logits
     ordered = np.sort(truth, 1)
     margins = ordered[:, -1] - ordered[:, -2]
@@ -327,7 +240,7 @@ def test_a_changed_label_is_forgiven_by_its_margin_and_listed(clean: Clean) -> N
         assert {check.name: check.verdict for check in judged.checks}["labels"] == verdict
 
 
-def test_the_precision_that_is_read_back_must_be_the_declared_and_the_baselines(clean: Clean) -> None:
+def test_the_precision_that_is_read_back_must_be_the_declared_and_the_baselines(clean: Build) -> None:
     def precision(name: str, compute: str, baseline: Baseline = clean.baseline) -> str:
         row = clean.rows[name]
         assert isinstance(row.answers, Answers)
@@ -342,7 +255,7 @@ def test_the_precision_that_is_read_back_must_be_the_declared_and_the_baselines(
     assert precision("tensorrt fp16", "fp16") == "failed"  # the baseline's was computed in float32
 
 
-def test_a_bundle_cannot_grant_itself_a_wider_bound(clean: Clean, tmp_path: Path) -> None:
+def test_a_bundle_cannot_grant_itself_a_wider_bound(clean: Build, tmp_path: Path) -> None:
     bundle = clean.bundles["onnx fp32"]
     path = Path(shutil.copytree(bundle.path, tmp_path / "wide"))
     wide = {"tolerance": {"error_ratio": 1e9, "mean_kl": 1e9, "flip_margin": 1e9}}
@@ -351,7 +264,7 @@ def test_a_bundle_cannot_grant_itself_a_wider_bound(clean: Clean, tmp_path: Path
     assert "logits" in failed(clean.judge(with_logits(row, logits_of(row) + 0.01)))
 
 
-def test_a_net_of_another_checkpoint_is_judged_by_its_accuracy(clean: Clean) -> None:
+def test_a_net_of_another_checkpoint_is_judged_by_its_accuracy(clean: Build) -> None:
     """Its logits may differ; its right answers may not get fewer."""
     row = clean.rows["onnx fp32"]
     manifest = row.bundle.manifest
@@ -365,7 +278,7 @@ def test_a_net_of_another_checkpoint_is_judged_by_its_accuracy(clean: Clean) -> 
     assert "accuracy since baseline" in failed(clean.judge(with_logits(other, rolled)))
 
 
-def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Clean) -> None:
+def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Build) -> None:
     row = replace(clean.rows["onnx fp32"], answers="runtime onnxruntime died while it answered")
     judged = judge([row], clean.faces, Prepared(clean.faces.images), clean.baseline, Bounds())
     assert [check.name for check in failures(judged)] == ["runs"]
@@ -377,42 +290,140 @@ def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Clean) -> None:
 # --- latency ---------------------------------------------------------------------------------
 
 
-def test_latency_is_a_ratio_of_one_run_and_of_the_same_file(clean: Clean) -> None:
+@pytest.fixture(scope="module")
+def measured(clean: Build) -> dict[str, Any]:
+    """A result file of two rows, measured here; the machine is written in as quiet, whatever else it did."""
     names = ("onnx fp32", "openvino fp32")
-    results = bench([Job(CELLS[name][3], clean.bundles[name]) for name in names], None, ONE, 64)
-    rows = [clean.rows[name] for name in names]
+    results = bench([Job(CELLS[name][3], clean.bundles[name]) for name in names], None, ONE, 120, seconds=0)
+    for place in (results["environment"], *results["results"]):
+        place["busy_share"] = 0.01
+    return results
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A baseline with latency, and the means to hold a later result file against it."""
+
+    clean: Build
+    baseline: Baseline
+    digests: dict[Key, str]
+
+    def check(self, results: dict[str, Any], slowdown: float = 1.25) -> Check:
+        given = latencies_of(results, self.digests, "results.json")
+        changed = {"baseline": self.baseline, "latencies": given, "bounds": Bounds(slowdown=slowdown)}
+        return self.clean.judge(self.clean.rows["openvino fp32"], **changed)["latency"]
+
+
+@pytest.fixture(scope="module")
+def timed(clean: Build, measured: dict[str, Any]) -> Timed:
+    rows = [clean.rows[name] for name in ("onnx fp32", "openvino fp32")]
     digests = {row.key: row.bundle.digest for row in rows}
-    before = latencies_of(results, digests, "results")
-    truth = Reference(clean.faces.images, clean.baseline.logits, clean.baseline.logits_fp32, np.full(700, "face"))
-    baseline = baseline_of(rows, clean.faces, truth, before)
-    assert baseline.latency_reference == "onnxruntime, onnx fp32"
+    truth = clean.baseline.truth(clean.faces.images, "face")
+    before = latencies_of(tidied(measured), digests, "results")
+    return Timed(clean, baseline_of(rows, clean.faces, truth, before), digests)
 
-    def latency(openvino: float, both: float = 1.0, slowdown: float = 1.25) -> str:
-        later = json.loads(json.dumps(results))
-        for row, factor in zip(later["results"], (both, both * openvino), strict=True):
-            row["latency_ms"]["p50"] *= factor
-        given = latencies_of(later, digests, "results")
-        return clean.judge(rows[1], baseline=baseline, latencies=given, bounds=Bounds(slowdown=slowdown))[
-            "latency"
-        ].verdict
 
-    assert latency(1.2) == "passed"
-    assert latency(1.3) == "failed"
-    assert latency(1.3, slowdown=1.4) == "passed"
-    assert latency(1.0, both=10) == "passed"  # a slower machine is no loss
-    assert clean.judge(rows[1], baseline=baseline)["latency"].verdict == SKIPPED
-    results["results"][1]["bundle_sha256"] = "0" * 64
-    with pytest.raises(BadInput, match="openvino fp32 was measured on a bundle of digest 000000000000"):
-        latencies_of(results, digests, "results.json")
-    del results["results"][0]["latency_ms"]
+def tidied(results: dict[str, Any], slower: float = 1.0, both: float = 1.0, noise: float = 0.02) -> dict[str, Any]:
+    """The file with times of a known ratio: the second row takes twice the first's time, times ``slower``, give or take ``noise`` a round."""
+    random, later = np.random.default_rng(0), copy.deepcopy(results)
+    for row, factor in zip(later["results"], (1.0, 2 * slower), strict=True):
+        row["raw_ns"] = [[int(1e6 * both * factor * random.lognormal(0, noise))] * 10 for _ in range(12)]
+    return later
+
+
+def test_latency_fails_where_a_slowdown_is_shown_passes_where_it_is_excluded_and_else_says_so(
+    timed: Timed, measured: dict[str, Any]
+) -> None:
+    assert timed.baseline.latency_reference == "onnxruntime, onnx fp32"
+    assert timed.check(tidied(measured, 1.15)).verdict == "passed"
+    assert timed.check(tidied(measured, 1.4)).verdict == FAILED
+    assert timed.check(tidied(measured, 1.4), slowdown=1.6).verdict == "passed"
+    assert timed.check(tidied(measured, both=10)).verdict == "passed"  # a slower machine is no loss
+    for noise, near in ((0.02, 1.25), (0.8, 1.1), (0.8, 1.4)):
+        check = timed.check(tidied(measured, near, noise=noise))
+        assert check.verdict == SKIPPED
+        assert "cannot tell" in check.words
+        assert re.search(r"--queries \d+ would|a baseline of more queries would", check.words)
+
+
+def test_as_many_queries_as_the_gate_names_do_tell(timed: Timed, measured: dict[str, Any]) -> None:
+    before, now = Speed(0.5, 0.499, 0.501, 10_000), Speed(0.45, 0.36, 0.56, 100)
+    assert slowdown(before, now).high > 1.25
+    needed = queries_needed(before, now, 1.25) or 0
+    shrink = math.sqrt(now.queries / needed)
+    narrow = Speed(0.45, 0.45 * (0.36 / 0.45) ** shrink, 0.45 * (0.56 / 0.45) ** shrink, needed)
+    assert slowdown(before, narrow).high == pytest.approx(1.25, abs=1e-3)
+    assert queries_needed(Speed(0.5, 0.2, 0.9, 100), now, 1.25) is None  # no number of queries mends the baseline
+
+
+def test_the_interval_of_a_slowdown_holds_the_truth_about_as_often_as_it_says() -> None:
+    """Both runs drift and are noisy; half the truth is 1.25."""
+    random, held = np.random.default_rng(0), 0
+    keys = [Key(name, name, "fp32", True) for name in ("onnxruntime", "openvino")]
+
+    def run(slower: float) -> Speed:
+        drift = random.lognormal(0, 0.1, 25)
+        times = {
+            key: [np.full(5, 1e6 * factor * slow * random.lognormal(0, 0.05)).astype(np.int64) for slow in drift]
+            for key, factor in zip(keys, (1.0, 2 * slower), strict=True)
+        }
+        found = Latencies(times, {}).speed(keys[1], keys[0])
+        assert found is not None
+        return found
+
+    for _ in range(60):
+        found = slowdown(run(1.0), run(1.25))
+        held += found.low <= 1.25 <= found.high
+    assert held >= 52  # 95 % of 60 are 57
+
+
+def test_latency_is_skipped_where_the_machine_was_busy_and_no_baseline_is_made_there(
+    timed: Timed, measured: dict[str, Any]
+) -> None:
+    for place in ("environment", "row"):
+        busy = tidied(measured, 1.4)
+        (busy["environment"] if place == "environment" else busy["results"][0])["busy_share"] = 0.31
+        check = timed.check(busy)
+        assert check.verdict == SKIPPED
+        assert "other programs took 31% of the processors" in check.words
+    rows, truth = [timed.clean.rows["onnx fp32"]], timed.baseline.truth(timed.clean.faces.images, "face")
+    with pytest.raises(CheckFailed, match="took 31% of the processors"):
+        baseline_of(rows, timed.clean.faces, truth, latencies_of(busy, timed.digests, "results"))
+
+
+def test_latency_joins_only_what_was_measured_on_the_same_file_with_its_times(
+    timed: Timed, measured: dict[str, Any]
+) -> None:
+    row = timed.clean.rows["openvino fp32"]
+    assert timed.clean.judge(row, baseline=timed.baseline)["latency"].verdict == SKIPPED
+    for change, complaint in [
+        ({"bundle_sha256": "0" * 64}, "openvino fp32 was measured on a bundle of digest 000000000000"),
+        ({"raw_ns": None}, "keeps no raw times"),
+        ({"raw_ns": [[1, 2], []]}, "a damaged result file"),
+    ]:
+        later = copy.deepcopy(measured)
+        later["results"][1] |= change
+        with pytest.raises(BadInput, match=rf"results.json: .*{complaint}"):
+            timed.check(later)
+    later = copy.deepcopy(measured)
+    del later["results"][0]["latency_ms"]
     with pytest.raises(BadInput, match=r"results.json: a damaged result file"):
-        latencies_of(results, digests, "results.json")
+        timed.check(later)
+
+
+def test_real_rounds_give_a_speed_with_an_interval(timed: Timed, measured: dict[str, Any]) -> None:
+    found = latencies_of(measured, timed.digests, "results")
+    onnx, openvino = timed.digests
+    speed = found.speed(openvino, onnx)
+    assert speed is not None
+    assert 0 < speed.low <= speed.value <= speed.high
+    assert speed.queries >= 120
 
 
 # --- the baseline file, the reports, the command ----------------------------------------------
 
 
-def test_a_baseline_is_read_as_it_was_written(clean: Clean, tmp_path: Path) -> None:
+def test_a_baseline_is_read_as_it_was_written(clean: Build, tmp_path: Path) -> None:
     write_baseline(tmp_path / "b.json", clean.baseline)
     read = read_baseline(tmp_path / "b.json", clean.faces)
     np.testing.assert_array_equal(read.logits, clean.baseline.logits)
@@ -432,7 +443,7 @@ def test_a_baseline_is_read_as_it_was_written(clean: Clean, tmp_path: Path) -> N
         (lambda text: text[: len(text) // 2], "not a whole baseline"),
         (lambda text: "[]", "not a baseline of fer-bench gate"),
         (lambda text: '{"format": 1, "results": []}', "not a baseline of fer-bench gate"),
-        (lambda text: text.replace('"format": 1', '"format": 2'), "baseline format 2, this version reads 1"),
+        (lambda text: text.replace('"format": 2', '"format": 1'), "baseline format 1, this version reads 2"),
         (lambda text: text.replace('"happy"', '"glad"'), "its classes are"),
         (
             lambda text: text.replace('"accuracy": 0.', '"accuracy": 0.0'),
@@ -443,7 +454,7 @@ def test_a_baseline_is_read_as_it_was_written(clean: Clean, tmp_path: Path) -> N
     ],
 )
 def test_a_damaged_baseline_is_refused_by_name(
-    clean: Clean, tmp_path: Path, damage: Callable[[str], str], complaint: str
+    clean: Build, tmp_path: Path, damage: Callable[[str], str], complaint: str
 ) -> None:
     path = tmp_path / "baseline.json"
     write_baseline(path, clean.baseline)
@@ -453,7 +464,7 @@ def test_a_damaged_baseline_is_refused_by_name(
     assert str(path) in str(refused.value)
 
 
-def test_a_baseline_of_other_images_or_another_order_is_refused(clean: Clean, tmp_path: Path) -> None:
+def test_a_baseline_of_other_images_or_another_order_is_refused(clean: Build, tmp_path: Path) -> None:
     path, faces = tmp_path / "baseline.json", clean.faces
     write_baseline(path, clean.baseline)
     for other in (
@@ -465,7 +476,7 @@ def test_a_baseline_of_other_images_or_another_order_is_refused(clean: Clean, tm
             read_baseline(path, other)
 
 
-def test_the_reports_say_every_check_and_every_changed_label(clean: Clean) -> None:
+def test_the_reports_say_every_check_and_every_changed_label(clean: Build) -> None:
     row = clean.rows["onnx fp32"]
     logits = logits_of(row).copy()
     logits[3] = np.nan
@@ -487,36 +498,92 @@ def test_the_reports_say_every_check_and_every_changed_label(clean: Clean) -> No
 
 
 def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
-    clean: Clean, tmp_path: Path, command: Command
+    clean: Build, tmp_path: Path, command: Command
 ) -> None:
-    build, path = clean.bundles["onnx fp32"].path.parent, tmp_path / "baseline.json"
-    few = ("--runtime", "onnxruntime", "--runtime", "pytorch", "--threads", 1)
-    gate = ("fer-bench", "gate", "--baseline", path, *few, "--no-latency")
-    bundle = ("--model", clean.bundles["onnx fp32"].path, "--model", clean.bundles["pytorch unfolded"].path)
-    assert command(*gate, *bundle).returncode == 2
-    made = command(*gate, *bundle, "--update-baseline")
+    path, onnx, unfolded = tmp_path / "baseline.json", clean.bundles["onnx fp32"], clean.bundles["pytorch unfolded"]
+    gate = ("fer-bench", "gate", "--baseline", path, "--runtime", "onnxruntime", "--threads", 1, "--no-latency")
+    without = command(*gate, "--model", onnx.path)
+    assert without.returncode == 2
+    assert "no baseline can be read there" in without.stderr
+    made = command(*gate, "--runtime", "pytorch", "--model", onnx.path, "--model", unfolded.path, "--update-baseline")
     assert made.returncode == 0, made.stderr
     outs = [tmp_path / name for name in ("gate.xml", "gate.md", "gate.json")]
     wanted = [option for pair in zip(("--junit", "--markdown", "--json"), outs, strict=True) for option in pair]
-    passed = command(*gate, *bundle, *wanted)
+    passed = command(*gate, "--model", onnx.path, *wanted)
     assert passed.returncode == 0, passed.stderr
-    assert "0 failed, 22 passed, 2 skipped" in passed.stdout
-    bad = forged(clean, wrong_mean, True, "onnx fp32", tmp_path)
-    done = command(*gate, "--model", bad.path, "--runtime", "onnxruntime", *wanted)
+    assert "0 failed, 11 passed, 1 skipped" in passed.stdout
+    before = path.read_bytes()
+    bad = forged(clean, FAULTS[0], FAULTS[0].strengths[-1], tmp_path)
+    done = command(*gate, "--runtime", "pytorch", "--model", bad.path)
     assert done.returncode == 2  # pytorch was asked for too, and has no bundle
-    alone = ("fer-bench", "gate", "--baseline", path, "--runtime", "onnxruntime", "--no-latency", "--model", bad.path)
-    done = command(*alone, *wanted)
+    done = command(*gate, "--model", bad.path, *wanted)
     assert done.returncode == 1, done.stdout + done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "logits" in done.stderr
     assert ElementTree.parse(outs[0]).getroot().get("failures") != "0"
     assert json.loads(outs[2].read_text())["verdict"] == "failed"
-    assert build.is_dir()
-    before = path.read_bytes()
-    refused = command(*alone[:4], *alone[4:], "--update-baseline")
+    refused = command(*gate, "--model", bad.path, "--update-baseline")
     assert refused.returncode == 2
     assert "add its bundle" in refused.stderr
     assert path.read_bytes() == before
+
+
+def test_what_the_gate_cannot_judge_is_refused_by_name_before_any_work(
+    clean: Build,
+    measured: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its own main, here: no runtime is started for any of these."""
+    path, cut, merged, own = (tmp_path / name for name in ("baseline.json", "cut.json", "merged.json", "keys"))
+    write_baseline(path, clean.baseline)
+    cut.write_text(json.dumps(measured)[:3000])
+    own.write_text("")
+    monkeypatch.setenv("FER_TRUSTED_KEYS", str(own))
+    merged.write_text(json.dumps(measured | {"format": 7}))
+    data = tmp_path / "fer2013.csv"
+    data.write_text(as_csv([replace(clean.faces, labels=np.roll(clean.faces.labels, 1))]))
+    model = ("--runtime", "onnxruntime", "--model", clean.bundles["onnx fp32"].path)
+    monkeypatch.setattr("fer_bench.gate.make.ask_apart", None)
+    for options, complaint in [
+        (("--baseline", cut, "--no-latency"), "cut.json: not a whole baseline"),
+        (("--baseline", merged, "--no-latency"), "merged.json: not a baseline of fer-bench gate"),
+        (("--baseline", path, "--data", data), "baseline.json: a baseline of 700 images of drawn-faces"),
+        (("--baseline", path, "--results", cut), "cut.json: not a whole result file"),
+        (("--baseline", path, "--results", merged), "merged.json: result format 7, this version reads 1"),
+        (("--baseline", path, "--require-signature"), "not signed; sign it with fer-export"),
+    ]:
+        monkeypatch.setattr("fer_runtimes.drawn.drawn_faces", lambda *_: clean.faces)
+        monkeypatch.setattr(sys, "argv", ["fer-bench", "gate", *map(str, options), *map(str, model)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr().err.strip()
+        assert ended.value.code == 2
+        assert complaint in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_runtime_that_is_killed_while_it_answers_costs_its_own_row(clean: Build) -> None:
+    jobs = [Job(CELLS[name][3], clean.bundles[name]) for name in ("onnx fp32", "openvino fp32")]
+
+    def kill() -> None:
+        while True:
+            for process in multiprocessing.active_children():
+                if "onnxruntime" in Path(f"/proc/{process.pid}/maps").read_text():
+                    os.kill(process.pid or 0, signal.SIGKILL)
+                    return
+            time.sleep(0.005)
+
+    def said(text: str) -> None:
+        if text.startswith("onnxruntime "):
+            threading.Thread(target=kill, daemon=True).start()
+
+    dead, alive = answered(jobs, Prepared(clean.faces.images), ONE, said)
+    assert dead.answers == "runtime onnxruntime died while it answered (crash, or killed for memory)"
+    assert isinstance(alive.answers, Answers)
+    verdicts = judge([dead, alive], clean.faces, Prepared(clean.faces.images), clean.baseline, Bounds())
+    assert [[check.name for check in failures([row])] for row in verdicts] == [["runs"], []]
 
 
 def test_the_measurement_is_still_the_command_without_a_name(command: Command) -> None:

@@ -53,7 +53,7 @@ def test_each_row_keeps_its_machine_and_each_machine_its_context(
     merged = merge([(None, results), ("board", board)])
     here = results["environment"]["host"]
     assert [row["machine"] for row in merged["results"]] == [here, here, "board"]
-    assert merged["machines"]["board"] == {key: board[key] for key in ("environment", "data", "queries")}
+    assert merged["machines"]["board"] == {key: board[key] for key in ("made", "environment", "data", "queries")}
     assert merged["environment"] == results["environment"]
     assert merged["data"] == results["data"]
     assert json.loads(json.dumps(merged, allow_nan=False)) == merged

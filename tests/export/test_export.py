@@ -130,7 +130,7 @@ def test_what_cannot_be_exported_is_refused_with_what_can(
 ) -> None:
     with pytest.raises(NotAvailable, match="'tflite' is unknown; known are pytorch, onnx, openvino"):
         export(source, "tflite", tmp_path)
-    with pytest.raises(NotAvailable, match="onnx has no precision 'fp16'; it has fp32, int8"):
+    with pytest.raises(NotAvailable, match="onnx has no precision 'fp16'; it has fp32, int8-weights, int8"):
         export(source, "onnx", tmp_path, "fp16")
     monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "openvino" else object())
     assert (

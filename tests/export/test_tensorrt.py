@@ -327,9 +327,12 @@ def test_a_dla_core_brings_gpu_fallback_and_one_batch_size() -> None:
         settings_for("jetson-orin-nx", "fp32", dla_core=0)
 
 
-def test_the_command_writes_the_settings_into_the_manifest(checkpoint: Path, tmp_path: Path, command: Command) -> None:
+def test_the_command_writes_the_settings_into_the_manifest(
+    checkpoint: Path, csv_file: Path, tmp_path: Path, command: Command
+) -> None:
     options = ["--for", "jetson-orin-nano", "--batch", 1, 2, 4, "--workspace", 99, "--version-compatible"]
-    done = command("fer-export", "--target", "tensorrt", "--checkpoint", checkpoint, "--out", tmp_path, *options)
+    source = ("--checkpoint", checkpoint, "--data", csv_file)
+    done = command("fer-export", "--target", "tensorrt", *source, "--out", tmp_path, *options)
     assert done.returncode == 0, done.stderr
     bundle = read_bundle(Path(done.stdout.strip()))
     assert bundle.manifest.precision == "fp16"

@@ -37,11 +37,11 @@ def untrained(name: str, path: Path) -> Path:
     images[48:] = np.random.default_rng(0).integers(0, 256, (16, 1, SIZE, SIZE))
     images[56:, :, ::2] = 255  # noise and stripes too, since parity is judged on them
     faces = torch.from_numpy(images).float().sub(127).div(64)
-    for module in net.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.momentum = None  # the mean over all batches, not a moving one
+    norms = [part for part in net.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    for module in norms:
+        module.momentum = None  # the batch's own statistics, not a moving mean
     with torch.no_grad():
-        for _ in range(3):
+        if norms:
             net.train()(faces)
         spread = net.eval()(faces).std(0).mean()
         for parameter in net.get_classifier().parameters():
@@ -53,7 +53,7 @@ def untrained(name: str, path: Path) -> Path:
 
 @pytest.fixture(scope="module", params=ZOO)
 def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_source(untrained(request.param, tmp_path_factory.mktemp("zoo") / "net.pt"), drawn_faces(84, seed=9))
+    return load_source(untrained(request.param, tmp_path_factory.mktemp("zoo") / "net.pt"), drawn_faces(60, seed=9))
 
 
 def test_the_zoo_exports_to_core_ml_and_keeps_its_answers(net: Source, tmp_path: Path) -> None:
@@ -61,4 +61,4 @@ def test_the_zoo_exports_to_core_ml_and_keeps_its_answers(net: Source, tmp_path:
         if precision == "fp32" or net.checkpoint.model["name"] not in FP32_ONLY:
             bundle = export(net, "coreml", tmp_path, precision)
             assert bundle.manifest.parity is not None
-            assert bundle.manifest.parity["images"] > 90
+            assert bundle.manifest.parity["images"] > 70

@@ -32,8 +32,19 @@ DEPTHWISE = RANDOM.normal(size=(6, 1, 5, 5)).astype(np.float32)
 ROW = RANDOM.normal(size=6).astype(np.float32)
 POSITIVE = np.abs(ROW) + 0.1
 LAST = RANDOM.normal(size=8).astype(np.float32)
+INT8 = RANDOM.integers(-128, 128, (6, 4, 3, 3), dtype=np.int8)
+UINT8 = RANDOM.integers(0, 256, (4, 6), dtype=np.uint8)
+ZEROS = np.array([3, 0, -7, 100, -128, 9])
 t = torch.from_numpy
 CUSTOM = {"pad_type": "custom"}
+
+
+def of_integers(values: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int) -> torch.Tensor:
+    """What these values stand for: slice by slice, in float64."""
+    slices = t(values).double().unbind(axis)
+    real = [(one - int(z)) * float(s) for one, s, z in zip(slices, scale, zero, strict=True)]
+    return torch.stack(real, axis).float()
+
 
 # op: (parameters, what PyTorch gives)
 CASES: list[tuple[str, dict[str, Any], Any]] = [
@@ -58,6 +69,31 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("cast", {"x": X, "dtype": "int32"}, t(X).int()),
     ("clip", {"x": X, "alpha": -0.5, "beta": 1.0}, t(X).clamp(-0.5, 1)),
     ("concat", {"values": [X, Y], "axis": 1}, torch.cat([t(X), t(Y)], 1)),
+    (
+        "constexpr_affine_dequantize",
+        {"quantized_data": INT8, "zero_point": ZEROS.astype(np.int8), "scale": POSITIVE, "axis": 0},
+        of_integers(INT8, POSITIVE, ZEROS, 0),
+    ),
+    (
+        "constexpr_affine_dequantize",
+        {"quantized_data": UINT8, "zero_point": 131, "scale": POSITIVE, "axis": -1},
+        of_integers(UINT8, POSITIVE, np.full(6, 131), 1),
+    ),
+    (
+        "constexpr_affine_dequantize",
+        {"quantized_data": INT8, "zero_point": 0, "scale": 0.25, "axis": 0},
+        t(INT8).float() / 4,
+    ),
+    (
+        "constexpr_blockwise_shift_scale",
+        {"data": INT8, "scale": POSITIVE.reshape(6, 1, 1, 1), "offset": ZEROS.astype(np.int8).reshape(6, 1, 1, 1)},
+        of_integers(INT8, POSITIVE, ZEROS, 0),
+    ),
+    (  # blocks of 2 x 3: each scale for the six values beneath it
+        "constexpr_blockwise_shift_scale",
+        {"data": UINT8, "scale": W[:2, :2, 0, 0]},
+        t(UINT8).float() * torch.kron(t(W[:2, :2, 0, 0]), torch.ones(2, 3)),
+    ),
     ("conv", {"x": X, "weight": W, "bias": ROW[:4]}, F.conv2d(t(X), t(W), t(ROW[:4]))),
     (
         "conv",
@@ -219,6 +255,35 @@ def test_an_unknown_op_and_a_shape_that_is_not_as_declared_are_named() -> None:
         Executor(program("lstm", "float32", 1.0))
     with pytest.raises(BadInput, match=r"MIL op add gives \[3\] for out, declared \[2\]"):
         Executor(program("add", "float32", 1.0))({"x": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 1, 1)], ids=["in the weight file", "in the program"])  # odd numbers
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8"])
+def test_integers_are_read_as_coremltools_packs_them(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    import coremltools
+    from coremltools.converters.mil.mil import Builder
+    from coremltools.converters.mil.mil.types import nptype_from_builtin, string_to_builtin
+
+    bits, signed = int(dtype.lstrip("uint")), not dtype.startswith("u")
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    values = RANDOM.integers(lowest, lowest + 2**bits, shape).astype(np.int8 if signed else np.uint8)
+
+    @Builder.program(
+        input_specs=[Builder.TensorSpec(shape)], opset_version=coremltools.target.iOS18, function_name="main"
+    )
+    def stored(x: Any) -> Any:
+        packed = values.astype(nptype_from_builtin(string_to_builtin(dtype)))
+        weight = Builder.constexpr_blockwise_shift_scale(data=packed, scale=np.full((3, 1, 1), 0.5, np.float32))
+        return Builder.add(x=x, y=weight, name="out")
+
+    settings = {"minimum_deployment_target": coremltools.target.iOS18, "skip_model_load": True}
+    model = coremltools.convert(stored, compute_precision=coremltools.precision.FLOAT32, **settings)
+    model.save(str(tmp_path / "it.mlpackage"))
+    read = read_program(tmp_path / "it.mlpackage")
+    op = next(one for one in read.ops if one.kind == "constexpr_blockwise_shift_scale")
+    np.testing.assert_array_equal(read.constants[op.inputs["data"][0]], values)
+    out = Executor(read)({"x": np.zeros(shape, np.float32)})["out"]
+    np.testing.assert_array_equal(out, values.astype(np.float32) / 2)
 
 
 def test_notes_name_tensors_beyond_float16(source: Source, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -63,6 +62,7 @@ def deploy(
     from fer_bench import tables
     from fer_bench.deploy import steps
     from fer_bench.deploy.ssh import Connection
+    from fer_bench.jsontext import json_text
     from fer_bench.merge import merge as merged
     from fer_bench.merge import read_results
     from fer_runtimes.bundle import read_bundle
@@ -92,7 +92,7 @@ def deploy(
         raise
     results = merged([*earlier, (link.board, answer.results)])
     for path, content in (
-        (json_out, json.dumps(results, indent=2) + "\n"),
+        (json_out, json_text(results)),
         (markdown_out, tables.markdown(results)),
     ):
         if path is not None:

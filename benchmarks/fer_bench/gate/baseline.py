@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from fer_runtimes.files import whole_file
 from fer_runtimes.labels import LABELS
 from fer_runtimes.parity import Tolerance
 
-FORMAT = 1
+FORMAT = 2
 _AGAIN = "make it again with fer-bench gate --update-baseline"
 
 
@@ -43,11 +44,21 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How many times as fast as the reference row of the same run; low, high: 95 % interval; queries: that it comes from."""
+
+    value: float
+    low: float
+    high: float
+    queries: int
+
+
+@dataclass(frozen=True)
 class Kept:
     """One row of the baseline.
 
     predictions: int64 ``[N]``; ece: 0..1; tolerance: that it was exported under
-    latency_ratio: p50 over that of ``Baseline.latency_reference`` in the same run, or None; device: that it was measured on
+    speed: beside ``Baseline.latency_reference``, or None; device: that it was measured on
     """
 
     key: Key
@@ -57,7 +68,7 @@ class Kept:
     predictions: NDArray[np.int64]
     accuracy: float
     ece: float
-    latency_ratio: float | None = None
+    speed: Speed | None = None
     device: str | None = None
 
 
@@ -156,7 +167,7 @@ def _same_data(path: Path, kept: dict[str, Any], here: dict[str, Any]) -> None:
 
 def _row(content: dict[str, Any], faces: Faces) -> Kept:
     predictions = _unpacked(content["predictions"], "u1", (len(faces),)).astype(np.int64)
-    ratio, device = content["latency_ratio"], content["device"]
+    speed, device = content["speed"], content["device"]
     row = Kept(
         Key(**content["key"]),
         str(content["bundle_sha256"]),
@@ -165,7 +176,7 @@ def _row(content: dict[str, Any], faces: Faces) -> Kept:
         predictions,
         float(content["accuracy"]),
         float(content["ece"]),
-        None if ratio is None else float(ratio),
+        None if speed is None else _speed(**speed),
         None if device is None else str(device),
     )
     if predictions.max() >= len(LABELS) or float((predictions == faces.labels).mean()) != row.accuracy:
@@ -175,6 +186,12 @@ def _row(content: dict[str, Any], faces: Faces) -> Kept:
 
 def _tolerance(error_ratio: float | None, mean_kl: float, flip_margin: float) -> Tolerance:
     return Tolerance(None if error_ratio is None else float(error_ratio), float(mean_kl), float(flip_margin))
+
+
+def _speed(value: float, low: float, high: float, queries: int) -> Speed:
+    if not 0 < low <= high < math.inf or not 0 < value < math.inf or queries < 1:
+        raise ValueError(f"a speed of {value} within {low} to {high}")
+    return Speed(float(value), float(low), float(high), int(queries))
 
 
 def _packed(values: NDArray[Any], dtype: DTypeLike) -> str:

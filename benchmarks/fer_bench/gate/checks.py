@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from fer_bench.gate.answers import Answers, Prepared
 from fer_bench.gate.baseline import Baseline, Kept, Key
-from fer_bench.gate.figures import Bounds, calibration_error, loss_bound, top1
-from fer_bench.gate.latency import Latencies
+from fer_bench.gate.figures import Bounds, calibration_error, images_needed, loss, top1
+from fer_bench.gate.latency import Latencies, queries_needed, slowdown
 from fer_bench.gate.preprocessing import departure
+from fer_bench.noise import BUSY
 from fer_runtimes.bundle import Bundle, read_reference
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import CheckFailed
@@ -23,8 +24,9 @@ from fer_runtimes.parity import Flip, Parity, Tolerance, check, compare
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 PROBES = 32  # faces on which resizing is compared with exact arithmetic
 
-# Bits of mantissa. An engine may compute in more than its bundle declares, never in fewer.
-_BITS = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8, "int8": 8}
+# Bits of mantissa. An engine may compute in more than its bundle declares, never in fewer; weights in int8 leave
+# computation in float16 at least.
+_BITS = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8, "int8": 8, "int8-weights": 11}
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,17 @@ def _accuracy_since(case: _Case) -> _Finding:
     return _loss(case, case.before[0], case.before[2])
 
 
-def _loss(case: _Case, reference: NDArray[np.int64], whose: str) -> _Found:
-    labels = case.faces.labels
-    worse, better, loss = loss_bound(reference == labels, case.classes == labels)
+def _loss(case: _Case, reference: NDArray[np.int64], whose: str) -> _Finding:
+    labels, bound = case.faces.labels, case.bounds.accuracy_loss
+    found = loss(reference == labels, case.classes == labels)
     words = (
-        f"{worse} right answers of {whose} turned wrong and {better} wrong ones right: at most {loss:.2%} lost (95 %)"
+        f"{found.worse} right answers of {whose} turned wrong and {found.better} wrong ones right: "
+        f"at most {found.upper:.2%} lost (95 %)"
     )
-    return _Found(loss <= case.bounds.accuracy_loss, words, loss, case.bounds.accuracy_loss)
+    if (verdict := found.within(bound)) is not None:
+        return _Found(verdict, words, found.upper, bound)
+    needed = images_needed(found, bound)
+    return f"cannot tell: {words}, and no loss shown; {f'{needed:,} images' if needed else 'no number of images'} would"
 
 
 def _class_flips(case: _Case) -> _Finding:
@@ -238,10 +244,10 @@ def _calibration(case: _Case) -> _Finding:
 def _latency(case: _Case) -> _Finding:
     if case.latencies is None:
         return "not asked for"
-    if case.kept is None or case.kept.latency_ratio is None:
+    if case.kept is None or case.kept.speed is None:
         return "the baseline has no latency of this row"
     reference = case.latencies.named(case.baseline.latency_reference)
-    if case.key not in case.latencies.p50_ms or reference is None:
+    if case.key not in case.latencies.rounds or reference is None:
         return (
             f"this run has no latency of this row, or none of {case.baseline.latency_reference}, which it is divided by"
         )
@@ -249,14 +255,21 @@ def _latency(case: _Case) -> _Finding:
         return "the others are divided by this row"
     if (device := case.latencies.devices[case.key]) != case.kept.device:
         return f"measured on {device}, the baseline on {case.kept.device}"
-    ratio = case.latencies.ratio(case.key, reference)
-    slower, words = ratio / case.kept.latency_ratio, f"p50 is {ratio:.2f}x that of {reference}"
-    return _Found(
-        slower <= case.bounds.slowdown,
-        f"{words}, {case.kept.latency_ratio:.2f}x in the baseline",
-        slower,
-        case.bounds.slowdown,
+    if case.latencies.busy_share > BUSY:
+        return f"cannot tell: other programs took {case.latencies.busy_share:.0%} of the processors meanwhile"
+    now, before, bound = case.latencies.speed(case.key, reference), case.kept.speed, case.bounds.slowdown
+    if now is None:
+        return "cannot tell: too few rounds for an interval; more queries would"
+    slower = slowdown(before, now)
+    words = (
+        f"{now.value:.2f}x as fast as {reference}, {before.value:.2f}x in the baseline: "
+        f"takes {slower.value:.2f}x as long [{slower.low:.2f}, {slower.high:.2f}]"
     )
+    if slower.low > bound or slower.high <= bound:
+        return _Found(slower.high <= bound, words, slower.value, bound)
+    needed = queries_needed(before, now, bound)
+    remedy = f"--queries {needed}" if needed else "a baseline of more queries"
+    return f"cannot tell: {words}; {remedy} would"
 
 
 CHECKS: dict[str, Callable[[_Case], _Finding]] = {

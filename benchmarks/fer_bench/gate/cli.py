@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -49,6 +49,7 @@ def gate(
     device: options.Device = "",
     threads: options.Threads = 0,
     queries: options.Queries = 1024,
+    require_signature: options.RequireSignature = False,
 ) -> None:
     """Holds a build against a baseline: exit code 1 on a real loss, 2 if it cannot be judged (docs/gate.md).
 
@@ -68,10 +69,11 @@ def gate(
     from fer_bench.gate.checks import failures, judge, rows_that_did_not_run
     from fer_bench.gate.figures import Bounds
     from fer_bench.gate.make import answered, baseline_of
-    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named
+    from fer_bench.jobs import jobs_of_checkpoint, jobs_of_models, runtimes_named, signed
+    from fer_bench.merge import read_results
     from fer_runtimes.data import TEST_SPLITS, load_faces
     from fer_runtimes.drawn import drawn_faces
-    from fer_runtimes.errors import CheckFailed
+    from fer_runtimes.errors import BadInput, CheckFailed
     from fer_runtimes.files import whole_file
     from fer_runtimes.session import Options
 
@@ -81,6 +83,8 @@ def gate(
         raise typer.BadParameter("--results is where latency is read from; leave out --no-latency, or --results")
     if split and not data:
         raise typer.BadParameter("--split chooses a part of --data; give --data too")
+    if require_signature and not model:
+        raise BadInput("--require-signature needs --model: what is exported on the fly is not signed")
     if update and (junit_out or markdown_out or json_out):
         raise typer.BadParameter(
             "--update-baseline judges nothing that could be written to --junit, --markdown or --json"
@@ -88,17 +92,22 @@ def gate(
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     faces = load_faces(data, (split,) if split else TEST_SPLITS) if data else drawn_faces(_DRAWN, _DRAWN_SEED)
     kept = None if update else read_baseline(baseline, faces)
+    content = read_results(results) if results else None
     runtimes = runtimes_named(runtime, screen.print)
     jobs = jobs_of_models(model, runtimes, runtime) if model else jobs_of_checkpoint(checkpoint, runtimes, screen.print)
+    if require_signature:
+        jobs = [signed(job) for job in jobs]
     engine, prepared = Options(device, threads or console.usable_cores()), Prepared(faces.images)
+    unfolded = _unfolded(jobs, model, checkpoint) if update else None  # refused before any work
     with screen.status("gating") as status:
         rows = answered(jobs, prepared, engine, lambda text: status.update(f"gating {text}"))
         digests = {row.key: row.bundle.digest for row in rows}
-        latencies = _latencies(jobs, digests, results, engine, queries) if latency else None
+        latencies = _latencies(jobs, digests, content, str(results), engine, queries) if latency else None
         if kept is None:
+            assert unfolded is not None
             from fer_export.reference import answer
 
-            kept = baseline_of(rows, faces, answer(_unfolded(jobs, model, checkpoint), faces), latencies)
+            kept = baseline_of(rows, faces, answer(unfolded, faces), latencies)
     judged = judge(rows, faces, prepared, kept, Bounds(slowdown=max_slowdown), latencies)
     if ALL in runtime and not model:
         judged += rows_that_did_not_run(kept, judged)
@@ -127,15 +136,15 @@ def gate(
 
 
 def _latencies(
-    jobs: list[Job], digests: dict[Key, str], results: Path | None, engine: Options, queries: int
+    jobs: list[Job], digests: dict[Key, str], content: dict[str, Any] | None, source: str, engine: Options, queries: int
 ) -> Latencies:
     """Latencies of a result file, or measured now."""
     from fer_bench.bench import bench
     from fer_bench.gate.latency import latencies_of
-    from fer_bench.merge import read_results
 
-    content = read_results(results) if results else bench(jobs, None, engine, queries)
-    return latencies_of(content, digests, str(results or "the measurement"))
+    if content is None:
+        content, source = bench(jobs, None, engine, queries), "the measurement"
+    return latencies_of(content, digests, source)
 
 
 def _unfolded(jobs: list[Job], model: list[Path] | None, checkpoint: Path | None) -> Path:

@@ -10,6 +10,7 @@ from fer_bench.gate.baseline import Baseline, Kept, Key, describe
 from fer_bench.gate.checks import Answered
 from fer_bench.gate.figures import calibration_error, top1
 from fer_bench.gate.latency import Latencies
+from fer_bench.noise import BUSY
 from fer_runtimes.bundle import Bundle, Reference
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import BadInput, CheckFailed
@@ -49,12 +50,17 @@ def baseline_of(
 ) -> Baseline:
     """A baseline of these rows. truth: what the net of all of them, unfolded, answers to ``faces`` (``fer_export.reference.answer``).
 
-    Raises CheckFailed for a row without answers, BadInput for rows of several checkpoints or without a bound of parity.
+    Raises CheckFailed for a row without answers or latencies of a busy machine, BadInput for rows of several checkpoints or without a bound of parity.
     """
     sources = {row.bundle.manifest.source["checkpoint_sha256"] for row in rows}
     if len(sources) != 1:
         raise BadInput(f"the bundles are of {len(sources)} checkpoints; a baseline is of one")
     latencies = latencies or Latencies({}, {})
+    if latencies.busy_share > BUSY:
+        raise CheckFailed(
+            f"other programs took {latencies.busy_share:.0%} of the processors while latency was measured; "
+            "make the baseline while nothing else runs, or with --no-latency"
+        )
     reference = latencies.reference()
     kept = []
     for row in rows:
@@ -73,7 +79,7 @@ def baseline_of(
                 classes,
                 float((classes == faces.labels).mean()),
                 calibration_error(row.answers.logits, faces.labels),
-                latencies.ratio(row.key, reference) if reference and row.key in latencies.p50_ms else None,
+                latencies.speed(row.key, reference) if reference and row.key in latencies.rounds else None,
                 latencies.devices.get(row.key),
             )
         )

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_export.pipeline import Source
+from fer_export.weights8 import SMALLEST
+from fer_runtimes.errors import BadInput
 from fer_runtimes.labels import LABELS
 from fer_runtimes.mil.program import quiet_coremltools
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+# What the program computes in. int8-weights: what is stored in int8 becomes float16, as all else is.
+_COMPUTE = {"fp32": "FLOAT32", "fp16": "FLOAT16", "int8-weights": "FLOAT16"}
+_QUANTISE = "compression::linear_quantize_weights"
 # Nodes that torch.export leaves and coremltools does not know; each only hands its input on.
 _PASSED_THROUGH = ("aten.alias.default", "aten.lift_fresh_copy.default")
 
@@ -26,7 +31,13 @@ def convert(source: Source, precision: str, folder: Path, deployment_target: str
 
     The conversion runs in two steps, since coremltools 9.0 cannot name the outputs of a
     ``torch.export`` program and make it a classifier in one.
+
+    Raises BadInput for int8-weights on a system that has no op for them.
     """
+    if precision == "int8-weights" and deployment_target == "iOS15":
+        raise BadInput(
+            "precision int8-weights needs --deployment-target iOS16 or later: iOS 15 takes no weights in int8"
+        )
     with quiet_coremltools(), _quiet():
         import coremltools as ct
 
@@ -35,7 +46,7 @@ def convert(source: Source, precision: str, folder: Path, deployment_target: str
         common: dict[str, Any] = {
             "inputs": [image],
             "minimum_deployment_target": ct.target[deployment_target],
-            "compute_precision": {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}[precision],
+            "compute_precision": ct.precision[_COMPUTE[precision]],
         }
         program = ct.convert(
             _exported(source),
@@ -49,12 +60,31 @@ def convert(source: Source, precision: str, folder: Path, deployment_target: str
             program,
             classifier_config=ct.ClassifierConfig(list(LABELS), predicted_probabilities_output="probabilities"),
             skip_model_load=True,
+            pass_pipeline=_passes(precision),
             **common,
         )
         _describe(model, source)
         model.save(str(folder / "model.mlpackage"))
     # coremltools' debugging aid for another project; Core ML does not read it
     (folder / "model.mlpackage" / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+
+
+def _passes(precision: str) -> Any:
+    """coremltools' own passes, and for int8-weights its quantiser as the last: per output channel, symmetric.
+
+    The quantiser's usual door, ``linear_quantize_weights`` on a finished model, reads the model back
+    first, and coremltools 9.0 does not write a float16 classifier again that it has read.
+    """
+    import coremltools as ct
+    import coremltools.optimize.coreml as optimise
+
+    passes = ct.PassPipeline.DEFAULT
+    if precision == "int8-weights":
+        row = optimise.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=SMALLEST - 1)
+        passes.append_pass(_QUANTISE)
+        readers = dict.fromkeys(("conv", "linear", "matmul"), row)
+        passes.set_options(_QUANTISE, {"config": optimise.OptimizationConfig(op_type_configs=readers)})
+    return passes
 
 
 def _exported(source: Source) -> ExportedProgram:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fer_export.pipeline import Source
+from fer_export.weights8 import store_weights_in_int8
 
 if TYPE_CHECKING:
     import onnx
@@ -21,10 +22,15 @@ OPSET = 18
 
 
 def convert(source: Source, precision: str, folder: Path) -> None:
-    """Writes ``model.onnx``: input ``images`` uint8 ``[N, 1, S, S]``, output ``logits`` float32 ``[N, 7]``."""
+    """Writes ``model.onnx``: input ``images`` uint8 ``[N, 1, S, S]``, output ``logits`` float32 ``[N, 7]``.
+
+    precision int8-weights stores large weights in int8, to be dequantised by the engine.
+    """
     import onnx
 
-    model = graph(source) if precision == "fp32" else int8_graph(source)
+    model = int8_graph(source) if precision == "int8" else graph(source)
+    if precision == "int8-weights":
+        store_weights_in_int8(model)
     for key, value in source.describe().items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     onnx.checker.check_model(model, full_check=True)

@@ -49,4 +49,6 @@ class CoreMLSession(Session):
         from coremltools import __version__
 
         versions = {"coremltools": __version__, "macos": platform.mac_ver()[0]}
-        return Report(self.options.device, self._model.compute_unit.name, self.bundle.manifest.precision, 0, versions)
+        precision = self.bundle.manifest.precision
+        compute = "fp16" if precision == "int8-weights" else precision
+        return Report(self.options.device, self._model.compute_unit.name, compute, 0, versions)

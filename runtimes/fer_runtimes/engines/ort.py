@@ -43,6 +43,10 @@ class OrtSession(Session):
                 f"this onnxruntime has no {provider}; pip install 'fer-edge[onnx-gpu]', or use --device cpu"
             )
         settings = _settings(options)
+        if bundle.manifest.precision == "int8-weights":
+            # Else the weights are dequantised at each inference, and convolutions lose their faster layout: kept
+            # apart they could be fused with quantised activations, which such a bundle has none of.
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(bundle.file(".onnx")), settings, [(provider, provider_options)]
@@ -80,7 +84,7 @@ class OrtSession(Session):
             self._session.get_providers()[0],
             # The CPU provider casts float16 to float32 around each operator; only what passes between them is rounded.
             # So it is with TensorRT's int8, whose activations are signed.
-            "fp32" if on_cpu and not quantised else precision,
+            "fp32" if precision == "int8-weights" or (on_cpu and not quantised) else precision,
             settings.intra_op_num_threads if on_cpu else 0,
             {"onnxruntime": onnxruntime.__version__},
             (f"{quantised} of {of} convolutions and products run in int8",) if quantised < of else (),

@@ -11,9 +11,9 @@ from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
 
-# A bundle's precision is how its weights are stored; on the CPU fp16 is computed in float32. What an int8
-# graph leaves unquantised is too.
-_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8": "f32"}
+# A bundle's precision is how its weights are stored; on the CPU all but int8 are computed in float32, and what
+# an int8 graph leaves unquantised is too.
+_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8-weights": "f32", "int8": "f32"}
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
@@ -65,10 +65,28 @@ class OpenVinoSession(Session):
                 f"openvino was asked for int8 and computes none of {self._of} convolutions and products in it on {options.device}"
             )
         self._request = self._compiled.create_infer_request()
+        self._batch = 0
 
     def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._request.infer([images], share_inputs=True)
-        return self._request.get_output_tensor(0).data.copy()  # type: ignore[no-any-return]
+        if len(images) != self._batch:
+            self._bind(images.shape)
+        self._images[...] = images
+        self._request.infer()
+        return self._logits.copy()  # type: ignore[no-any-return]
+
+    def _bind(self, shape: tuple[int, ...]) -> None:
+        """Gives the request tensors of its own for this batch size.
+
+        Handing it arrays at each call, and asking for the result, takes 70 us of Python around an inference of 300.
+        """
+        import openvino
+
+        given = openvino.Tensor(openvino.Type.u8, shape)
+        classes = self._compiled.output(0).get_partial_shape()[1].get_length()
+        result = openvino.Tensor(openvino.Type.f32, [shape[0], classes])
+        self._request.set_input_tensor(given)
+        self._request.set_output_tensor(result)
+        self._images, self._logits, self._batch = given.data, result.data, shape[0]
 
     def report(self) -> Report:
         import openvino

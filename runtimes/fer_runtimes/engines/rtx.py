@@ -72,7 +72,8 @@ class RtxSession(Session):
         return Report(
             self.options.device,
             self._session.get_providers()[0],
-            self.bundle.manifest.precision,  # types are the graph's own
+            # types are the graph's own
+            "fp32" if self.bundle.manifest.precision == "int8-weights" else self.bundle.manifest.precision,
             0,
             {"onnxruntime": onnxruntime.__version__, "onnxruntime-ep-nv-tensorrt-rtx": plugin.__version__},
         )

@@ -46,6 +46,32 @@ def conv(
     return out if bias is None else out + bias.reshape(1, -1, 1, 1)
 
 
+def constexpr_affine_dequantize(
+    quantized_data: Array, zero_point: Array | int, scale: Array | float, axis: int
+) -> Array:
+    """scale * (q - zero_point) in float32; where those are vectors, one for each index along ``axis``."""
+    shape = [1] * quantized_data.ndim
+    shape[axis] = -1
+    zero, step = (np.asarray(one, np.float32) for one in (zero_point, scale))
+    zero, step = (one.reshape(shape) if one.ndim else one for one in (zero, step))
+    return (quantized_data.astype(np.float32) - zero) * step
+
+
+def constexpr_blockwise_shift_scale(data: Array, scale: Array, offset: Array | None = None) -> Array:
+    """scale * (q - offset) in float32; each scale and offset holds for a block of data, as many as fit along each axis."""
+    values = data.astype(np.float32)
+    if offset is not None:
+        values = values - _spread(offset, data.shape)
+    return values * _spread(scale, data.shape)
+
+
+def _spread(blocks: Array, shape: Sequence[int]) -> Array:
+    out = np.asarray(blocks, np.float32)
+    for axis, size in enumerate(shape):
+        out = out.repeat(size // out.shape[axis], axis)
+    return out
+
+
 def max_pool(
     x: Array,
     kernel_sizes: Sequence[int],
@@ -234,6 +260,8 @@ OPS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {
     "cast": lambda x, dtype: x.astype(_DTYPES[dtype]),
     "clip": lambda x, alpha, beta: np.clip(x, alpha, beta),
     "concat": lambda values, axis, interleave=False: np.concatenate(values, axis),
+    "constexpr_affine_dequantize": constexpr_affine_dequantize,
+    "constexpr_blockwise_shift_scale": constexpr_blockwise_shift_scale,
     "conv": conv,
     "erf": lambda x: erf(x).astype(np.float32),
     "exp": lambda x: np.exp(x),

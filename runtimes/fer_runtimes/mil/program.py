@@ -2,8 +2,8 @@
 
 The protobuf classes are coremltools' own. The weight file is read here, by its published layout
 (MILBlob, ``StorageFormat.hpp`` in apple/coremltools): a 64-byte header, then for each tensor a
-64-byte record (sentinel 0xDEADBEEF, dtype, size in bytes, offset of the data), all little-endian.
-So nothing of the converter that wrote the package takes part in judging it.
+64-byte record (sentinel 0xDEADBEEF, dtype, size in bytes, offset of the data), all little-endian;
+two values of four bits share a byte, the first in its lower half. So nothing of the converter that wrote the package takes part in judging it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,31 @@ from fer_runtimes.errors import BadInput
 _SENTINEL = 0xDEADBEEF
 _RECORD = struct.Struct("<IIQQ")
 # MILBlob's dtype codes, of those that a file here may hold
-_BLOB_DTYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 6: "int16", 7: "uint16", 14: "int32", 15: "uint32"}
+_BLOB_DTYPES = {
+    1: "float16",
+    2: "float32",
+    3: "uint8",
+    4: "int8",
+    6: "int16",
+    7: "uint16",
+    8: "int4",
+    11: "uint4",
+    14: "int32",
+    15: "uint32",
+}
+# What numpy holds values of four bits in.
+_NIBBLES = {"int4": "int8", "uint4": "uint8"}
 # MIL's DataType names
 _DTYPES = {
     "BOOL": "bool",
     "FLOAT16": "float16",
     "FLOAT32": "float32",
+    "INT4": "int4",
     "INT8": "int8",
     "INT16": "int16",
     "INT32": "int32",
     "INT64": "int64",
+    "UINT4": "uint4",
     "UINT8": "uint8",
     "UINT16": "uint16",
     "UINT32": "uint32",
@@ -152,6 +167,10 @@ class _Reader:
                         constants[name] = self._value(binding.value, name)
                     names.append(name)
                 inputs[key] = tuple(names)
+            for key, value in message.attributes.items():  # up to iOS 17 the constexpr ops keep their parameters here
+                if key != "name":
+                    inputs[key] = (f"{position}.{key}",)
+                    constants[f"{position}.{key}"] = self._value(value, f"{position}.{key}")
             ops.append(Op(message.type, inputs, outputs))
         takes = tuple(self._tensor(one.name, one.type) for one in function.inputs)
         return Program(function.opset, takes, tuple(block.outputs), constants, tuple(ops))
@@ -188,8 +207,9 @@ class _Reader:
         values = getattr(immediate.tensor, field).values if field else b""
         if tensor.dtype == "str":
             return str(values[0])
-        array = np.frombuffer(values, tensor.dtype) if isinstance(values, bytes) else np.array(values, tensor.dtype)
-        return self._shaped(array, tensor)
+        if isinstance(values, bytes):
+            return self._shaped(_unpacked(np.frombuffer(values, np.uint8), tensor), tensor)
+        return self._shaped(np.array(values, tensor.dtype), tensor)
 
     def _blob(self, message: Any, tensor: Tensor) -> NDArray[Any]:
         prefix = "@model_path/"
@@ -207,14 +227,24 @@ class _Reader:
         sentinel, code, count, start = _RECORD.unpack(blob[offset : offset + _RECORD.size].tobytes())
         if tensor.dtype is None or sentinel != _SENTINEL or _BLOB_DTYPES.get(code) != tensor.dtype:
             raise BadInput(f"{path}: the record of {tensor.name} is not one of {tensor.dtype}; export the bundle again")
-        size = np.dtype(tensor.dtype).itemsize
-        if count != size * math.prod(tensor.shape) or start + count > len(blob):
+        bits = 4 if tensor.dtype in _NIBBLES else 8 * np.dtype(tensor.dtype).itemsize
+        if count != -(-bits * math.prod(tensor.shape) // 8) or start + count > len(blob):
             raise BadInput(
                 f"{path}: {tensor.name} lies at {start} with {count} bytes, which its shape {list(tensor.shape)} or the file does not bear out"
             )
-        return self._shaped(blob[start : start + count].view(tensor.dtype), tensor)
+        return self._shaped(_unpacked(blob[start : start + count], tensor), tensor)
 
     def _shaped(self, array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
         if array.size != math.prod(tensor.shape):
             raise BadInput(f"{self._model}: {tensor.name} has {array.size} values for shape {list(tensor.shape)}")
         return array.reshape(tensor.shape)
+
+
+def _unpacked(content: NDArray[np.uint8], tensor: Tensor) -> NDArray[Any]:
+    """The values that bytes stand for, those of four bits one a byte."""
+    dtype = str(tensor.dtype)
+    if dtype not in _NIBBLES:
+        return content.view(dtype)
+    high = np.stack([content << 4, content & 0xF0], -1).ravel()[: math.prod(tensor.shape)]
+    shifted: NDArray[Any] = high.view(_NIBBLES[dtype]) >> 4  # down again: this spreads the sign
+    return shifted

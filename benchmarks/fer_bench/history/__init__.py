@@ -1,0 +1,1 @@
+"""Results over time: runs kept in SQLite, compared and plotted."""
