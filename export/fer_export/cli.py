@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from fer_export import engine_options
+from fer_export import calibration_options, engine_options
 from fer_runtimes import console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -25,7 +25,7 @@ def export(
     precision: Annotated[
         Optional[str],
         typer.Option(
-            help="fp32, or fp16 or int8-weights where the target has it (--list). Default: that of --for, else fp32."
+            help="fp32; or fp16, int8 or int8-weights where the target has it (--list). Default: that of --for, else fp32."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder under which the bundle is made.")] = OUT,
@@ -48,6 +48,10 @@ def export(
     list_targets: Annotated[
         bool, typer.Option("--list", help="List targets, their precisions, and what each lacks here.")
     ] = False,
+    calibration_images: calibration_options.Images = None,
+    calibration_method: calibration_options.Method = None,
+    max_drop: calibration_options.MaxDrop = None,
+    report: calibration_options.Report = None,
     preset: engine_options.Preset = None,
     batch: engine_options.Batch = None,
     workspace: engine_options.Workspace = None,
@@ -65,6 +69,8 @@ def export(
     * `fer-export --target onnx`
 
     * `fer-export --target openvino --checkpoint runs/s0/best.pt --precision fp16 --out build/`
+
+    * `fer-export --target onnx --precision int8 --data fer2013.csv`
 
     * `fer-export --target coreml --precision fp16 --deployment-target iOS17`
 
@@ -111,6 +117,12 @@ def export(
         "--deployment-target": deployment_target,
         "--sign": sign,
     }
+    of_int8 = {
+        "--calibration-images": calibration_images,
+        "--calibration-method": calibration_method,
+        "--max-drop": max_drop,
+        "--report": report,
+    }
     of_engine = {
         "--for": preset,
         "--batch": batch,
@@ -121,7 +133,7 @@ def export(
         "--hardware-compatible": hardware_compatible,
     }
     if finish is not None:
-        _refuse(of_net | of_engine, "has no use with --finish, which builds from a bundle as it is")
+        _refuse(of_net | of_int8 | of_engine, "has no use with --finish, which builds from a bundle as it is")
         typer.echo(run_finish(finish, target, builds, screen.print).path)
         return
     build = None
@@ -131,6 +143,8 @@ def export(
     else:
         _refuse(of_engine | {"--builds": builds > 1}, f"is for target tensorrt, not for {target}")
     precision = precision or "fp32"
+    if precision != "int8":
+        _refuse(of_int8, f"is for --precision int8, not for {precision}")
     chosen = _every_target(precision, screen.print) if target == "all" else [target]
     for name in chosen:
         check_available(name, precision)
@@ -147,12 +161,20 @@ def export(
         from fer_runtimes.signing import read_key
 
         key = read_key(sign)
+    calibration = None
+    if precision == "int8":
+        from fer_export.quantise import check_installed
+
+        check_installed()
+        calibration = calibration_options.load(data, calibration_images, calibration_method)
     faces = None
     if data is not None:
         from fer_runtimes.data import TEST_SPLITS, load_faces
 
         faces = load_faces(data, TEST_SPLITS)
     source = load_source(checkpoint or shipped_checkpoint(), faces, fold, screen.print)
+    if calibration is not None:
+        source = calibration_options.quantise(source, calibration, calibration_method, max_drop, report, screen.print)
     for name in chosen:
         bundle = run(source, name, out, precision, screen.print, settings[name], key, build, timing_cache, builds)
         typer.echo(bundle.path)

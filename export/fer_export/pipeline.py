@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from fer_export.fold import FoldProof, Size
+    from fer_export.int8 import Quantised
     from fer_train.checkpoint import Checkpoint
     from fer_train.deploy import Deployable
 
@@ -36,6 +37,7 @@ class Source:
     """A checkpoint made ready for any target: the net to convert and the truth to judge by.
 
     net: float32, eval, bytes in, logits out; folded if there is a proof
+    quantised: its INT8 graph, for the precision int8 (``fer_export.int8.quantise_source``)
     """
 
     checkpoint: Checkpoint
@@ -44,6 +46,7 @@ class Source:
     proof: FoldProof | None
     size: Size
     reference: Reference
+    quantised: Quantised | None = None
 
     def describe(self) -> dict[str, object]:
         """What is written into formats that carry metadata, so that a model file alone still says what it is."""
@@ -128,7 +131,7 @@ def export(
     (a timing cache travels in the bundle, pinned by its hash), and how often. Where the engine can
     be built here, it is; else a line says where it will be.
 
-    Raises BadInput for a timing cache that is not there, NotAvailable for a target or precision that
+    Raises BadInput for a timing cache that is not there and for int8 without a quantised source, NotAvailable for a target or precision that
     cannot be had here, CheckFailed if the
     engine gives other answers; in each case nothing is left under ``out``.
     """
@@ -137,6 +140,9 @@ def export(
     check_available(target, precision)
     row, tolerance = TARGETS[target], TARGETS[target].tolerances[precision]
     chosen = choose_settings(target, settings or {})
+    if precision == "int8" and source.quantised is None:
+        raise BadInput("int8 needs faces to calibrate on; give --data fer2013.csv")
+    quantised = source.quantised if precision == "int8" else None
     if timing_cache is not None and not timing_cache.is_file():
         raise BadInput(f"{timing_cache}: no such timing cache; leave out --timing-cache")
     if builds > 1 and (reason := why_not(target)):
@@ -168,6 +174,7 @@ def export(
         },
         versions={"python": platform.python_version(), **installed_versions()},
         files={},
+        calibration=quantised.record if quantised else None,
         build=asdict(build or BuildSettings(precision)) if row.finish else chosen or None,
     )
     with writing_bundle(out / manifest.name) as folder:
@@ -179,13 +186,27 @@ def export(
         with open_session(read_bundle(folder), row.runtime, Options(threads=1)) as session:
             parity = check_session(session, source.reference, tolerance, f"{target} {precision}")
             notes = session.report().notes
-        write_manifest(folder, replace(bundle.manifest, parity=parity.to_dict() | {"tolerance": asdict(tolerance)}))
+            accuracy = None
+            if quantised:
+                logits = session.infer(quantised.held_out.images)
+                accuracy = quantised.held_out.check(logits, f"{target} {precision} in {row.runtime}")
+        checked = parity.to_dict() | {"tolerance": asdict(tolerance)}
+        write_manifest(folder, replace(bundle.manifest, parity=checked, accuracy=accuracy))
         signer = sign_bundle(folder, key) if key else None
     say(
-        f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e} "
-        f"({parity.error_ratio:.1f}x float32 PyTorch's), top-1 agreement {parity.top1_agreement:.4f}, {parity.certified:.1%} of labels certified"
+        f"{target} {precision}: checked in {row.runtime} on {parity.images} images, max |logit error| {parity.max_abs_logit:.1e}"
+        + (
+            f", mean KL {parity.mean_kl:.1e}, top-1 agreement {parity.top1_agreement:.4f} on these closest calls"
+            if tolerance.error_ratio is None
+            else f" ({parity.error_ratio:.1f}x float32 PyTorch's), top-1 agreement {parity.top1_agreement:.4f}, {parity.certified:.1%} of labels certified"
+        )
         + (f"; signed by {signer}" if signer else "")
     )
+    if accuracy:
+        say(
+            f"{target} {precision}: {accuracy['int8']:.2%} on {accuracy['images']} held-out faces, float32 {accuracy['fp32']:.2%}; "
+            f"agreement {accuracy['agreement']:.2%}"
+        )
     for note in notes:
         say(f"{target} {precision}: {note}")
     bundle = read_bundle(out / manifest.name)

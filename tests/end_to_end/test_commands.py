@@ -143,7 +143,20 @@ def test_lists_say_what_can_run_here(command: Command) -> None:
             "jetson-orin-nano has no DLA cores",
         ),
         (["fer-export", "--target", "tensorrt", "--batch", "4", "1", "8"], "batch is [4, 1, 8]"),
-        (["fer-export", "--target", "tensorrt", "--precision", "int8"], "has no precision 'int8'"),
+        (
+            ["fer-export", "--target", "tensorrt", "--precision", "bf16"],
+            "has no precision 'bf16'; it has fp32, fp16, int8",
+        ),
+        (["fer-export", "--target", "onnx", "--precision", "int8"], "needs faces to calibrate on; give --data"),
+        (["fer-export", "--target", "onnx", "--max-drop", "0.1"], "--max-drop is for --precision int8, not for fp32"),
+        (
+            ["fer-export", "--target", "onnx", "--precision", "int8", "--data", "{csv}"],
+            "holds 70 different faces; 512 to calibrate on and a quarter held out need about 683",
+        ),
+        (
+            ["fer-export", "--target", "onnx", "--precision", "int8", "--calibration-method", "entropy"],
+            "'entropy' is unknown; known are mse, minmax, percentile",
+        ),
         (["fer-export", "--target", "tensorrt", "--finish", "{onnx}"], "is of target onnx, not tensorrt"),
         (["fer-export", "--target", "onnx", "--finish", "{onnx}"], "has no engine to finish"),
         (
@@ -169,6 +182,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     arguments: list[str],
     complaint: str,
     bundles: dict[str, Bundle],
+    csv_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -180,6 +194,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     places = {
         "tmp": tmp_path,
         "altered": altered,
+        "csv": csv_file,
         "key": write_key(tmp_path / "key"),
         "onnx": bundles["onnx fp32"].path,
         "openvino": bundles["openvino fp32"].path,

@@ -31,7 +31,9 @@ def test_every_cell_of_the_table_exports_and_keeps_the_answers(
     assert manifest.target == target
     assert manifest.precision == precision
     assert manifest.parity is not None
-    assert manifest.parity["error_ratio"] <= TARGETS[target].tolerances[precision].error_ratio
+    bound = TARGETS[target].tolerances[precision]
+    assert bound.error_ratio is None or manifest.parity["error_ratio"] <= bound.error_ratio
+    assert manifest.parity["mean_kl"] <= bound.mean_kl
     assert manifest.source["fold_proof"]["net_error"] < 1e-11
     assert manifest.source["convolutions"] == 7
 
@@ -81,7 +83,9 @@ def label_order(source: Source) -> None:
     head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
 
 
-@pytest.mark.parametrize(("target", "precision"), CELLS)
+@pytest.mark.parametrize(
+    ("target", "precision"), [cell for cell in CELLS if cell[1] != "int8"]
+)  # test_int8.py has them
 @pytest.mark.parametrize("fault", [scale, offset, weight, label_order])
 def test_a_wrong_constant_fails_parity_and_leaves_nothing(
     source: Source, tmp_path: Path, target: str, precision: str, fault: Callable[[Source], None]
@@ -126,7 +130,7 @@ def test_what_cannot_be_exported_is_refused_with_what_can(
 ) -> None:
     with pytest.raises(NotAvailable, match="'tflite' is unknown; known are pytorch, onnx, openvino"):
         export(source, "tflite", tmp_path)
-    with pytest.raises(NotAvailable, match="onnx has no precision 'fp16'; it has fp32"):
+    with pytest.raises(NotAvailable, match="onnx has no precision 'fp16'; it has fp32, int8-weights, int8"):
         export(source, "onnx", tmp_path, "fp16")
     monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "openvino" else object())
     assert (

@@ -64,6 +64,19 @@ def test_a_temperature_that_keeps_every_label_is_caught() -> None:
         check(compare(one, one.logits_fp32 * np.float32(1.01)), TIGHT, "engine")
 
 
+def test_a_precision_without_a_bound_on_single_logits_is_held_to_the_others() -> None:
+    one, bound = reference(), Tolerance(error_ratio=None, mean_kl=0.02, flip_margin=1.0)
+    coarse = one.logits_fp32 + np.random.default_rng(2).normal(0, 0.1, one.logits.shape).astype(np.float32)
+    check(compare(one, coarse), bound, "engine")
+    with pytest.raises(CheckFailed, match="mean KL"):
+        check(compare(one, coarse * 1.5), bound, "engine")
+    ordered = np.sort(one.logits, 1)
+    surest = int((ordered[:, -1] - ordered[:, -2]).argmax())
+    coarse[surest] = np.roll(one.logits_fp32[surest], 1)
+    with pytest.raises(CheckFailed, match=rf"changes \d+ of 64 labels; image {surest} .* at most 1 forgiven"):
+        check(compare(one, coarse), Tolerance(None, np.inf, 1.0), "engine")
+
+
 def test_certified_labels_are_those_no_error_this_large_can_overturn() -> None:
     one = reference()
     parity = compare(one, one.logits_fp32 + np.float32(0.5))

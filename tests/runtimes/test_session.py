@@ -21,11 +21,15 @@ PAIRS = [
     ("onnxruntime", "onnx fp32"),
     ("openvino", "openvino fp32"),
     ("openvino", "openvino fp16"),
+    ("onnxruntime", "onnx int8"),
+    ("openvino", "openvino int8"),
+    ("openvino", "onnx int8"),
     ("openvino", "onnx fp32"),
     ("coreml-reference", "coreml fp32"),
     ("coreml-reference", "coreml fp16"),
     ("onnxruntime", "tensorrt fp32"),
     ("onnxruntime", "tensorrt fp16"),
+    ("onnxruntime", "tensorrt int8"),
     ("onnxruntime-cuda", "onnx fp32"),
     ("onnxruntime-cuda", "tensorrt fp16"),
     ("tensorrt", "tensorrt fp32"),
@@ -37,8 +41,8 @@ PAIRS = [
 ]
 # Runtimes that compute in what the bundle declares, though they run on the CPU.
 AS_DECLARED = {"coreml", "coreml-reference"}
-# Half a unit in the last place of float16 at the largest logits, some rounded differently in a batch.
-CLOSE = {"fp32": 1e-4, "fp16": 1e-2}
+# Half a unit in the last place of float16 at the largest logits, some rounded differently in a batch; int8: a level here and there.
+CLOSE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
 
 
 def here(runtime: str) -> None:
@@ -64,7 +68,9 @@ def test_a_runtime_answers_batches_and_reports_what_it_uses(
         assert logits.shape == (5, 7)
         np.testing.assert_allclose(session.infer(images[2:3]), logits[2:3], atol=CLOSE[precision])
         report = session.report()
-    on_cpu = ENGINES[runtime].device == "cpu" and runtime not in AS_DECLARED
+    on_cpu = (
+        ENGINES[runtime].device == "cpu" and runtime not in AS_DECLARED and bundle not in ("onnx int8", "openvino int8")
+    )
     assert report.compute == ("none" if runtime == "null" else "fp32" if on_cpu else precision)
     assert report.threads == (1 if ENGINES[runtime].device == "cpu" and runtime != "null" else 0)
 
@@ -132,6 +138,17 @@ def test_a_precision_that_the_engine_does_not_compute_is_an_error(bundles: dict[
     (copy / MANIFEST).write_text(json.dumps({**manifest, "precision": "fp8"}))
     with pytest.raises(NotAvailable, match="not fp8"):
         open_session(read_bundle(copy), "openvino")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_bundle_that_says_int8_and_is_not_is_an_error(
+    bundles: dict[str, Bundle], tmp_path: Path, runtime: str
+) -> None:
+    copy = Path(shutil.copytree(bundles["onnx fp32"].path, tmp_path / "copy"))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps({**manifest, "precision": "int8"}))
+    with pytest.raises(NotAvailable, match="asked for int8 and computes none of 8"):
+        open_session(read_bundle(copy), runtime).report()
 
 
 def test_onnxruntime_that_falls_back_is_an_error(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def _row(content: dict[str, Any], faces: Faces) -> Kept:
         Key(**content["key"]),
         str(content["bundle_sha256"]),
         str(content["compute"]),
-        Tolerance(**{name: float(value) for name, value in content["tolerance"].items()}),
+        _tolerance(**content["tolerance"]),
         predictions,
         float(content["accuracy"]),
         float(content["ece"]),
@@ -182,6 +182,10 @@ def _row(content: dict[str, Any], faces: Faces) -> Kept:
     if predictions.max() >= len(LABELS) or float((predictions == faces.labels).mean()) != row.accuracy:
         raise ValueError(f"the predictions of {row.key} are not those that its accuracy was counted from")
     return row
+
+
+def _tolerance(error_ratio: float | None, mean_kl: float, flip_margin: float) -> Tolerance:
+    return Tolerance(None if error_ratio is None else float(error_ratio), float(mean_kl), float(flip_margin))
 
 
 def _speed(value: float, low: float, high: float, queries: int) -> Speed:

@@ -170,6 +170,8 @@ def _logits(case: _Case) -> _Finding:
     if case.tolerance is None:
         return _NO_TOLERANCE
     ratio, bound = case.parity.error_ratio, case.tolerance.error_ratio
+    if bound is None:
+        return f"{case.bundle.manifest.precision} has no bound on single logits; divergence and labels judge it"
     words = f"max |logit error| {case.parity.max_abs_logit:.1e} is {ratio:.1f}x float32 PyTorch's, worst on image {case.parity.worst_image}"
     return _Found(ratio <= bound, words, ratio, bound)
 

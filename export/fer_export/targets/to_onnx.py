@@ -9,9 +9,13 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fer_export.pipeline import Source
 from fer_export.weights8 import store_weights_in_int8
+
+if TYPE_CHECKING:
+    import onnx
 
 # 18 is what torch's exporter writes natively; TensorRT 10, OpenVINO 2025 and ONNX Runtime 1.20 all read it.
 OPSET = 18
@@ -23,12 +27,33 @@ def convert(source: Source, precision: str, folder: Path) -> None:
     precision int8-weights stores large weights in int8, to be dequantised by the engine.
     """
     import onnx
+
+    model = int8_graph(source) if precision == "int8" else graph(source)
+    if precision == "int8-weights":
+        store_weights_in_int8(model)
+    for key, value in source.describe().items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(folder / "model.onnx"))
+
+
+def int8_graph(source: Source) -> onnx.ModelProto:
+    """A copy of the source's quantised graph."""
+    import onnx
+
+    assert source.quantised is not None  # the pipeline asks for it
+    model = onnx.ModelProto()
+    model.CopyFrom(source.quantised.model)
+    return model
+
+
+def graph(source: Source) -> onnx.ModelProto:
+    """The net in float32 as an ONNX graph."""
     import onnxslim
     import torch
 
     size = source.checkpoint.input["size"]
     images = torch.zeros(2, 1, size, size, dtype=torch.uint8)
-    path = folder / "model.onnx"
     with _quiet():
         program = torch.onnx.export(
             source.net,
@@ -41,13 +66,8 @@ def convert(source: Source, precision: str, folder: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        model = onnxslim.slim(program.model_proto)
-    if precision == "int8-weights":
-        store_weights_in_int8(model)
-    for key, value in source.describe().items():
-        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
+        model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+    return model
 
 
 @contextlib.contextmanager

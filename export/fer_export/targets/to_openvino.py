@@ -11,11 +11,11 @@ from fer_export.targets import to_onnx
 
 
 def convert(source: Source, precision: str, folder: Path) -> None:
-    """Writes ``model.xml`` and ``model.bin``; precision fp16 stores the weights in half the bytes, int8-weights in a quarter."""
+    """Writes ``model.xml`` and ``model.bin``; precision fp16 stores the weights in half the bytes, int8 and int8-weights in a quarter."""
     import openvino
 
     with tempfile.TemporaryDirectory() as aside:
-        to_onnx.convert(source, "int8-weights" if precision == "int8-weights" else "fp32", Path(aside))
+        to_onnx.convert(source, precision if precision.startswith("int8") else "fp32", Path(aside))
         model = openvino.convert_model(Path(aside) / "model.onnx")
     for key, value in source.describe().items():
         model.set_rt_info(value if isinstance(value, str) else json.dumps(value), ["model_info", key])

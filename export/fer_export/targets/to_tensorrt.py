@@ -2,7 +2,8 @@
 
 TensorRT builds a strongly typed network: it computes each tensor in the type that the graph gives
 it. So an fp16 engine needs an fp16 graph: normalisation in float32, one Cast down, the net in
-float16, one Cast up, logits in float32. The engine itself is built where it is to run.
+float16, one Cast up, logits in float32. An int8 engine needs a graph with QuantizeLinear and
+DequantizeLinear, int8 and zero-point 0 throughout. The engine itself is built where it is to run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fer_export.pipeline import Source
+from fer_export.quantise import signed
 from fer_export.targets import to_onnx
 from fer_export.targets.tensorrt_operators import OPERATORS, OPSETS
 from fer_runtimes.errors import CheckFailed, NotAvailable
@@ -27,12 +29,14 @@ def convert(source: Source, precision: str, folder: Path) -> None:
     """Writes ``model.onnx`` in the precision, checked by ``check_graph``."""
     import onnx
 
-    to_onnx.convert(source, "fp32", folder)
+    to_onnx.convert(source, "int8" if precision == "int8" else "fp32", folder)
     path = folder / "model.onnx"
     model = onnx.load(path)
     read_images_once(model)
     if precision == "fp16":
         model = halve(model)
+    elif precision == "int8":
+        model = signed(model)
     check_graph(model, precision)
     onnx.save(model, str(path))
 
@@ -194,6 +198,13 @@ def _check_quantised(model: onnx.ModelProto) -> None:
             "int8 is what the graph's QuantizeLinear and DequantizeLinear say, and this graph has none; "
             "quantise it first, or use --precision fp16"
         )
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in _nodes(model.graph):
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in constants:
+            from onnx import numpy_helper
+
+            if numpy_helper.to_array(constants[node.input[2]]).any():
+                raise NotAvailable(f"node {node.name} has another zero-point than 0, the only one that TensorRT takes")
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

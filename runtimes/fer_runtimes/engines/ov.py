@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,10 @@ from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
 from fer_runtimes.tracing import OUTPUT, Tensor, Tracer, kind_of
 
-# A bundle's precision is how its weights are stored; on the CPU all are computed in float32.
-_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8-weights": "f32"}
+# A bundle's precision is how its weights are stored; on the CPU all but int8 are computed in float32, and what
+# an int8 graph leaves unquantised is too.
+_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8-weights": "f32", "int8": "f32"}
+_HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
@@ -58,6 +61,11 @@ class OpenVinoSession(Session):
         devices = self._compiled.get_property(properties.execution_devices)
         if [name.split(".")[0] for name in devices] != [device.split(".")[0]]:
             raise NotAvailable(f"openvino was asked for {device} and uses {', '.join(devices)}")
+        self._quantised, self._of = _int8_layers(self._compiled)
+        if bundle.manifest.precision == "int8" and not self._quantised:
+            raise NotAvailable(
+                f"openvino was asked for int8 and computes none of {self._of} convolutions and products in it on {options.device}"
+            )
         self._request = self._compiled.create_infer_request()
         self._batch = 0
 
@@ -94,10 +102,23 @@ class OpenVinoSession(Session):
         return Report(
             self.options.device,
             ", ".join(self._compiled.get_property(properties.execution_devices)),
-            _NAMES.get(compute, compute),
+            "int8" if self._quantised else _NAMES.get(compute, compute),
             threads,
             {"openvino": openvino.get_version()},
+            (f"{self._quantised} of {self._of} convolutions and products run in int8",)
+            if 0 < self._quantised < self._of
+            else (),
         )
+
+
+def _int8_layers(compiled: Any) -> tuple[int, int]:
+    """Convolutions and matrix products that a compiled model runs in int8, and all of them, as its executed graph tells."""
+    heavy = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) in _HEAVY:
+            heavy.append(facts["runtimePrecision"].astype(str))
+    return sum(kind in ("i8", "u8") for kind in heavy), len(heavy)
 
 
 def trace(bundle: Bundle, threads: int) -> Tracer:

@@ -1,0 +1,160 @@
+"""From a source and calibration faces to one INT8 graph whose accuracy is within a budget, or to an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_export.calibration import Calibration
+from fer_runtimes.errors import BadInput, CheckFailed
+from fer_runtimes.images import prepare
+
+if TYPE_CHECKING:
+    import onnx
+
+    from fer_export.noise import Noise
+    from fer_export.pipeline import Source
+
+MAX_DROP = 0.005
+NOISE_IMAGES = 128  # a ratio of energies needs few
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Faces on which every engine is held to the budget.
+
+    images: uint8 ``[N, 1, S, S]``; labels: ``[N]``; truth: float32 logits ``[N, 7]`` of the float graph
+    max_drop: share of right answers that may be lost
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    truth: NDArray[np.float32]
+    max_drop: float
+
+    def judge(self, logits: NDArray[np.float32]) -> dict[str, Any]:
+        """Accuracy of both, drop, agreement, and how many answers turned from right to wrong and back."""
+        before, after = self.truth.argmax(1) == self.labels, logits.argmax(1) == self.labels
+        return {
+            "images": len(self.labels),
+            "fp32": float(before.mean()),
+            "int8": float(after.mean()),
+            "drop": float(before.mean() - after.mean()),
+            "max_drop": self.max_drop,
+            "agreement": float((self.truth.argmax(1) == logits.argmax(1)).mean()),
+            "right_to_wrong": int((before & ~after).sum()),
+            "wrong_to_right": int((~before & after).sum()),
+        }
+
+    def check(self, logits: NDArray[np.float32], what: str) -> dict[str, Any]:
+        """``judge``; raises CheckFailed where the drop is over the budget or an answer is not finite."""
+        found = self.judge(logits)
+        if not np.isfinite(logits).all():
+            raise CheckFailed(f"{what} gives answers that are not finite on the held-out faces")
+        if found["drop"] > self.max_drop:
+            raise CheckFailed(
+                f"{what} reaches {found['int8']:.2%} on {found['images']} held-out faces, {found['drop'] * 100:.2f} points under float32's "
+                f"{found['fp32']:.2%}; --max-drop allows {self.max_drop * 100:.2f}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The INT8 graph and how it came about.
+
+    record: for the manifest's ``calibration``; layers: worst first
+    """
+
+    model: onnx.ModelProto
+    held_out: HeldOut
+    record: dict[str, Any]
+    layers: tuple[Noise, ...]
+
+
+def quantise_source(
+    source: Source,
+    calibration: Calibration,
+    method: str = "mse",
+    max_drop: float = MAX_DROP,
+    say: Callable[[str], None] = lambda _: None,
+) -> Quantised:
+    """Quantises the source's graph; leaves the noisiest layers in float, twice as many at each step, until the budget holds.
+
+    The float graph is compared with the reference first: what is wrong before rounding is not excused by it.
+
+    Raises CheckFailed where the float graph is wrong, or where the budget cannot be held with half of the layers in float.
+    """
+    from fer_export.noise import measure, readiness
+    from fer_export.quantise import METHODS, answers, check_installed, float_nodes, heavy_nodes, quantise
+    from fer_export.targets import FP32
+    from fer_export.targets.to_onnx import graph
+    from fer_export.targets.to_tensorrt import normalisation
+    from fer_runtimes.parity import check, compare
+
+    if method not in METHODS:
+        raise BadInput(f"calibration method {method!r} is unknown; known are {', '.join(METHODS)}")
+    check_installed()
+    model = graph(source)
+    check(compare(source.reference, answers(model, source.reference.images)), FP32, "the graph to be quantised")
+    size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
+    faces = calibration.held_out
+    images = prepare(np.asarray(faces.images), size, crop)
+    held_out = HeldOut(images, faces.labels, answers(model, images), max_drop)
+    ready = readiness(model)
+    widest = max(ready, key=lambda row: row.range_ratio)
+    say(
+        f"int8: {len(ready)} layers; weight ranges of channels differ most in {widest.layer}, {widest.range_ratio:.0f} times: "
+        f"{widest.per_tensor_db:.0f} dB with one scale, {widest.per_channel_db:.0f} dB with one a channel"
+    )
+    to_calibrate = prepare(calibration.images, size, crop)
+    outside = {node.name for node in normalisation(model)}
+    layers: list[Noise] = []
+    kept: list[str] = []
+    while True:
+        quantised = quantise(model, to_calibrate, method, outside | set(kept))
+        found = held_out.judge(answers(quantised, images))
+        if not layers:
+            layers = measure(model, quantised, images[:NOISE_IMAGES], held_out.truth[:NOISE_IMAGES])
+        if found["drop"] <= max_drop:
+            break
+        more = max(1, 2 * len(kept))
+        if more > len(layers) // 2:
+            held_out.check(
+                answers(quantised, images),
+                f"int8 with {len(kept)} of {len(layers)} layers left in float" if kept else "int8",
+            )
+        kept = [row.readiness.node for row in layers[:more]]
+        say(
+            f"int8: {found['drop'] * 100:.2f} points lost, {max_drop * 100:.2f} allowed; in float: {_named(layers, kept)}"
+        )
+    left = float_nodes(quantised)
+    say(
+        f"int8: {len(heavy_nodes(model)) - len(left)} of {len(heavy_nodes(model))} convolutions and products quantised, "
+        f"{found['int8']:.2%} on {found['images']} held-out faces, float32 {found['fp32']:.2%}, agreement {found['agreement']:.2%}; "
+        f"noisiest is {layers[0].readiness.layer}, {layers[0].logits_db or 0:.0f} dB"
+    )
+    record = calibration.record | {
+        "method": method,
+        "quantiser": f"nncf {_version('nncf')}",
+        "quantised": len(heavy_nodes(model)) - len(left),
+        "of": len(heavy_nodes(model)),
+        "keep_float": left,
+        "layers": [row.to_dict() for row in layers],
+    }
+    record["held_out"] = calibration.record["held_out"] | found
+    return Quantised(quantised, held_out, record, tuple(layers))
+
+
+def _named(layers: list[Noise], nodes: list[str]) -> str:
+    return ", ".join(row.readiness.layer for row in layers if row.readiness.node in nodes)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)

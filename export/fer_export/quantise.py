@@ -1,0 +1,145 @@
+"""INT8: one ONNX graph with explicit QuantizeLinear and DequantizeLinear nodes, made by NNCF, for every engine.
+
+Weights are int8, symmetric, a scale for each output channel; activations one scale a tensor, with
+zero-point 0: uint8 behind a ReLU, else int8. Biases stay float32, moved by what rounding shifts on
+average. The normalisation of the images stays outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Collection, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_runtimes.errors import NotAvailable
+
+if TYPE_CHECKING:
+    import onnx
+
+HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# How the range of an activation is found: NNCF's name for it. The first is the default (docs/precision.md).
+METHODS = {
+    "mse": "HISTOGRAM",  # the range with the least squared rounding error on a histogram
+    "minmax": "MINMAX",
+    "percentile": "MEAN_QUANTILE",  # each image's 0.01 and 99.99 % quantiles, averaged
+}
+INSTALL = "pip install 'fer-edge[quantise]'"
+_BATCH = 64
+
+
+def check_installed() -> None:
+    """Raises NotAvailable where what quantises, or what its accuracy is measured with, is missing."""
+    if missing := [name for name in ("nncf", "onnxruntime") if find_spec(name) is None]:
+        raise NotAvailable(f"precision int8 needs {', '.join(missing)}, not installed here; {INSTALL}")
+
+
+def quantise(
+    model: onnx.ModelProto,
+    images: NDArray[np.uint8],
+    method: str,
+    outside: Collection[str],
+    bias_correction: bool = True,
+) -> onnx.ModelProto:
+    """The graph with Q/DQ nodes, calibrated on ``images`` (uint8 ``[N, 1, S, S]``, as the graph takes them).
+
+    method: of ``METHODS``; outside: names of nodes that stay in float
+    """
+    with _quiet():
+        import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+        result: onnx.ModelProto = nncf.quantize(
+            model,
+            nncf.Dataset([images[i : i + 1] for i in range(len(images))], lambda image: {"images": image}),
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=sorted(outside)),
+            advanced_parameters=AdvancedQuantizationParameters(
+                # half the weights' range would be lost to spare CPUs without VNNI an overflow that the engines avoid
+                overflow_fix=OverflowFix.DISABLE,
+                disable_bias_correction=not bias_correction,
+                activations_range_estimator_params=getattr(RangeEstimatorParametersSet, METHODS[method]),
+            ),
+        )
+    return result
+
+
+def signed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with uint8 activations in int8 over the same range: half the levels, and all that TensorRT takes."""
+    import onnx
+    from onnx import numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    unsigned = {
+        (node.input[1], node.input[2])
+        for node in result.graph.node
+        if node.op_type == "QuantizeLinear" and constants[node.input[2]].data_type == onnx.TensorProto.UINT8
+    }
+    for scale, zero_point in unsigned:
+        step = numpy_helper.to_array(constants[scale])
+        zero = numpy_helper.to_array(constants[zero_point])
+        assert not zero.any()
+        constants[scale].CopyFrom(numpy_helper.from_array((step * np.float32(255 / 127)).astype(np.float32), scale))
+        constants[zero_point].CopyFrom(numpy_helper.from_array(zero.astype(np.int8), zero_point))
+    del result.graph.value_info[:]  # they name the old types
+    return result
+
+
+def heavy_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of convolutions and matrix products, in the graph's order."""
+    return [node.name for node in model.graph.node if node.op_type in HEAVY]
+
+
+def float_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of those convolutions and matrix products that do not read quantised tensors alone."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+
+    def quantised(name: str) -> bool:
+        node = made_by.get(name)
+        return node is not None and (
+            node.op_type == "DequantizeLinear" or (node.op_type in MOVES and quantised(node.input[0]))
+        )
+
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in HEAVY and not all(quantised(name) for name in node.input[:2])
+    ]
+
+
+# Operators that hand values on as they are.
+MOVES = ("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def answers(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits ``[N, 7]`` of a graph on ``images`` ``[N, 1, S, S]``, in ONNX Runtime on the CPU, in exact int8."""
+    import onnxruntime
+
+    from fer_runtimes.engines.ort import EXACT_INT8
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.add_session_config_entry(*EXACT_INT8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
+    parts = [session.run(["logits"], {"images": images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
+    return np.concatenate(parts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF draws progress bars, and tells its makers of each use unless it runs in CI; neither is for our user."""
+    os.environ.setdefault("NNCF_CI", "1")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        import nncf
+
+        nncf.set_log_level(logging.ERROR)
+        yield

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from fer_export.calibration import Calibration, choose
+from fer_export.int8 import quantise_source
+from fer_export.noise import isolate, measure, readiness
+from fer_export.pipeline import Source, export
+from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, signed
+from fer_export.targets import INT8
+from fer_export.targets.to_onnx import graph
+from fer_export.targets.to_tensorrt import check_graph, normalisation
+from fer_runtimes.bundle import Bundle
+from fer_runtimes.data import Faces
+from fer_runtimes.drawn import drawn_faces
+from fer_runtimes.engines.ort import EXACT_INT8
+from fer_runtimes.errors import BadInput, CheckFailed
+from fer_runtimes.images import prepare
+from fer_runtimes.metrics import softmax
+from fer_runtimes.session import open_session
+
+
+def uneven(count: int, seed: int = 7) -> Faces:
+    """Drawn faces of which disgust is rare, as in FER2013."""
+    faces = drawn_faces(count, seed, "Training")
+    keep = (faces.labels != 1) | (np.arange(count) % 5 == 0)
+    return dataclasses.replace(faces, images=faces.images[keep], labels=faces.labels[keep])
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    return choose(drawn_faces(448, seed=1, split="Training"), 14)
+
+
+def test_the_selection_is_fixed_balanced_hashed_and_apart_from_what_is_held_out() -> None:
+    faces = uneven(700)
+    one, again, other = choose(faces, 210), choose(faces, 210), choose(faces, 211)
+    assert one.record == again.record
+    assert one.record["images_sha256"] != other.record["images_sha256"]
+    counts = one.record["classes"]
+    assert sum(counts.values()) == one.record["images"] == len(one.images) == 210
+    assert counts["disgust"] < 30 < min(count for name, count in counts.items() if name != "disgust")
+    assert max(counts.values()) - sorted(counts.values())[1] <= 1
+    pictures = {image.tobytes() for image in one.images}
+    assert not pictures & {image.tobytes() for image in one.held_out.images}
+    assert len(pictures) == 210
+    shares = np.bincount(one.held_out.labels, minlength=7) / len(one.held_out)
+    np.testing.assert_allclose(shares, np.bincount(faces.labels, minlength=7) / len(faces), atol=0.01)
+
+
+def test_a_picture_that_stands_twice_is_used_once() -> None:
+    faces = drawn_faces(448, seed=1, split="Training")
+    twice = dataclasses.replace(
+        faces, images=np.concatenate([faces.images, faces.images]), labels=np.concatenate([faces.labels, faces.labels])
+    )
+    assert len(choose(twice, 35).held_out) == 448 // 4
+    with pytest.raises(BadInput, match="holds 448 different faces; 400 to calibrate on"):
+        choose(twice, 400)
+
+
+def test_faces_of_one_class_are_refused_by_its_name() -> None:
+    faces = drawn_faces(700, seed=1, split="Training")
+    happy = faces.labels == 3
+    with pytest.raises(BadInput, match="one class alone, happy"):
+        choose(dataclasses.replace(faces, images=faces.images[happy], labels=faces.labels[happy]), 20)
+
+
+def test_too_few_faces_are_refused_with_how_many_are_needed() -> None:
+    with pytest.raises(BadInput, match=r"holds 396 different faces; 35 .* need about 400"):
+        choose(drawn_faces(396, seed=1, split="Training"), 35)
+
+
+def test_every_layer_reads_int8_weights_by_channel_and_activations_with_one_scale(int8_source: Source) -> None:
+    assert int8_source.quantised is not None
+    model = int8_source.quantised.model
+    assert len(heavy_nodes(model)) == 8
+    assert float_nodes(model) == []
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert constants[node.input[1]].shape == ()
+            assert constants[node.input[2]] == 0
+        if node.op_type == "Conv":
+            weights, scales, zeros = (constants[name] for name in made_by[node.input[1]].input)
+            assert weights.dtype == np.int8
+            assert scales.shape == (len(weights),)
+            assert not zeros.any()
+            assert constants[node.input[2]].dtype == np.float32
+    assert [node.op_type for node in normalisation(model)] == ["Cast", "Mul", "Add"]
+
+
+def test_int8_files_are_smaller_and_say_what_they_were_calibrated_on(bundles: dict[str, Bundle]) -> None:
+    for target in ("onnx", "openvino", "tensorrt"):
+        bundle = bundles[f"{target} int8"]
+        assert bundle.model_bytes < 0.45 * bundles[f"{target} fp32"].model_bytes  # a tiny net: names and scales weigh
+        record, accuracy = bundle.manifest.calibration, bundle.manifest.accuracy
+        assert record is not None
+        assert accuracy is not None
+        assert (record["data"], record["split"], record["images"]) == ("drawn-faces", "Training", 70)
+        assert len(record["images_sha256"]) == 64
+        assert record["method"] == "mse"
+        assert record["quantiser"].startswith("nncf ")
+        assert (record["quantised"], record["of"], record["keep_float"]) == (8, 8, [])
+        assert accuracy["images"] == record["held_out"]["images"] == 175
+        assert accuracy["drop"] == pytest.approx(accuracy["fp32"] - accuracy["int8"])
+        assert accuracy["drop"] <= accuracy["max_drop"] == 0.02
+        wrong, mended = accuracy["right_to_wrong"], accuracy["wrong_to_right"]
+        assert (wrong - mended) / 175 == pytest.approx(accuracy["drop"])
+
+
+def test_one_graph_answers_alike_in_both_engines(bundles: dict[str, Bundle], int8_source: Source) -> None:
+    images = prepare(drawn_faces(140, seed=5).images, 48)
+    top = []
+    for name, runtime in (("onnx int8", "onnxruntime"), ("onnx int8", "openvino"), ("openvino int8", "openvino")):
+        with open_session(bundles[name], runtime) as session:
+            top.append(session.infer(images).argmax(1))
+            assert session.report().compute == "int8"
+    assert (top[0] == top[1]).mean() >= 0.97
+    assert (top[1] == top[2]).mean() >= 0.99
+
+
+def test_onnxruntime_is_told_not_to_overflow(bundles: dict[str, Bundle]) -> None:
+    with open_session(bundles["onnx int8"], "onnxruntime") as session:
+        options = session._session.get_session_options()  # type: ignore[attr-defined]
+        assert options.get_session_config_entry(EXACT_INT8[0]) == EXACT_INT8[1]
+
+
+def scale(source: Source) -> None:
+    source.net.scale *= 1.05
+
+
+def label_order(source: Source) -> None:
+    head = source.net.net.head.fc
+    head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
+
+
+@pytest.mark.parametrize("fault", [scale, label_order])
+def test_what_is_wrong_before_rounding_is_not_excused_by_it(
+    source: Source, calibration: Calibration, fault: Callable[[Source], None]
+) -> None:
+    wrong = copy.deepcopy(source)
+    fault(wrong)
+    with pytest.raises(CheckFailed, match="the graph to be quantised departs from the reference"):
+        quantise_source(wrong, calibration)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tensorrt"])
+def test_one_wrong_scale_fails_parity_and_leaves_nothing(int8_source: Source, tmp_path: Path, target: str) -> None:
+    assert int8_source.quantised is not None
+    model = onnx.ModelProto()
+    model.CopyFrom(int8_source.quantised.model)
+    third = [node for node in model.graph.node if node.op_type == "Conv"][2]
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    name = made_by[third.input[1]].input[1]
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), name))
+    wrong = dataclasses.replace(int8_source, quantised=dataclasses.replace(int8_source.quantised, model=model))
+    with pytest.raises(CheckFailed, match=f"{target} int8, .* departs from the reference"):
+        export(wrong, target, tmp_path / "out", "int8")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_int8_without_a_quantised_graph_is_refused(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="needs faces to calibrate on; give --data"):
+        export(source, "onnx", tmp_path / "out", "int8")
+    assert not (tmp_path / "out").exists()
+
+
+def stretched(source: Source) -> Source:
+    """The same function in float32, one channel a thousand times as wide between two layers: a ReLU hands factors on."""
+    wide = copy.deepcopy(source)
+    first, second = [module for module in wide.net.modules() if isinstance(module, torch_conv())][2:4]
+    with_largest = int(first.weight.abs().flatten(1).amax(1).argmax())
+    first.weight.data[with_largest] *= 1000
+    first.bias.data[with_largest] *= 1000
+    second.weight.data[:, with_largest] /= 1000
+    return wide
+
+
+def torch_conv() -> type:
+    from torch import nn
+
+    return nn.Conv2d
+
+
+def test_the_layer_that_int8_cannot_hold_is_left_in_float_and_named(source: Source, calibration: Calibration) -> None:
+    said: list[str] = []
+    made = quantise_source(stretched(source), calibration, "minmax", 0.05, said.append)
+    convolutions = [node for node in heavy_nodes(graph(source)) if "conv" in node]
+    assert made.record["keep_float"] == [convolutions[3]]
+    assert made.layers[0].readiness.node == convolutions[3]
+    assert made.layers[0].logits_db is not None
+    assert made.layers[1].logits_db is not None
+    assert made.layers[0].logits_db < made.layers[1].logits_db - 10
+    assert any("points lost, 5.00 allowed; in float: " in line for line in said)
+    assert made.record["held_out"]["drop"] <= 0.05
+
+
+def test_a_budget_that_cannot_be_held_fails_and_says_what_was_reached(source: Source, calibration: Calibration) -> None:
+    with pytest.raises(
+        CheckFailed,
+        match=r"int8 with 4 of 8 layers left in float reaches .* on 112 held-out faces, .* --max-drop allows -100",
+    ):
+        quantise_source(source, calibration, "minmax", -1)  # nothing gains every answer
+
+
+def test_a_layer_alone_in_int8_is_that_layer_alone(int8_source: Source) -> None:
+    assert int8_source.quantised is not None
+    float_graph, quantised = graph(int8_source), int8_source.quantised.model
+    images = int8_source.reference.images[:64]
+    truth = answers(float_graph, images)
+    for name in heavy_nodes(float_graph):
+        alone = isolate(float_graph, quantised, name)
+        assert alone is not None
+        onnx.checker.check_model(alone, full_check=True)
+        kinds = [node.op_type for node in alone.graph.node]
+        assert kinds.count("QuantizeLinear") == 1
+        assert kinds.count("DequantizeLinear") == 2
+        assert 0 < np.abs(answers(alone, images) - truth).max() < 3
+        assert isolate(float_graph, float_graph, name) is None
+    rows = measure(float_graph, quantised, images, truth)
+    noises = [row.logits_db for row in rows if row.logits_db is not None]
+    assert noises == sorted(noises)
+    assert len(noises) == 8
+
+
+def test_readiness_counts_what_one_scale_for_all_channels_loses(source: Source) -> None:
+    model = graph(source)
+    first = next(tensor for tensor in model.graph.initializer if tensor.name == "net.stem.reparam_conv.weight")
+    weights = numpy_helper.to_array(first).copy()
+    weights[1:] = weights[:1] / 64
+    first.CopyFrom(numpy_helper.from_array(weights, first.name))
+    row = readiness(model)[0]
+    assert (row.layer, row.range_ratio) == ("stem", pytest.approx(64))
+    weights64 = weights.astype(np.float64).reshape(len(weights), -1)
+    step = np.abs(weights64).max() / 127
+    lost = np.square(weights64 - (weights64 / step).round() * step).sum()
+    assert row.per_tensor_db == pytest.approx(10 * np.log10(np.square(weights64).sum() / lost))
+    assert row.per_channel_db > row.per_tensor_db
+
+
+def test_tensorrt_gets_signed_activations_over_the_same_ranges(int8_source: Source) -> None:
+    assert int8_source.quantised is not None
+    model = int8_source.quantised.model
+    with pytest.raises(CheckFailed, match="is uint8, which TensorRT takes at the network's input alone"):
+        check_graph(model, "int8")
+    turned = signed(model)
+    check_graph(turned, "int8")
+    images = int8_source.quantised.held_out.images
+    before, after = answers(model, images), answers(turned, images)
+    assert (before.argmax(1) == after.argmax(1)).mean() > 0.95
+    assert not np.array_equal(before, after)
+
+
+def test_every_method_gives_other_ranges_and_keeps_the_answers(source: Source, int8_source: Source) -> None:
+    assert int8_source.quantised is not None
+    model, images = graph(source), int8_source.quantised.held_out.images
+    outside = [node.name for node in normalisation(model)]
+    graphs = [quantise(model, images[:14], method, outside) for method in METHODS]
+    assert len({made.SerializeToString() for made in graphs}) == len(METHODS)
+    truth = softmax(answers(model, images[14:]))
+    for made in graphs:
+        found = softmax(answers(made, images[14:]))
+        assert (truth * (np.log(truth) - np.log(found))).sum(1).mean() < INT8.mean_kl
+
+
+def test_a_method_that_is_not_there_is_refused_with_those_that_are(source: Source, calibration: Calibration) -> None:
+    with pytest.raises(BadInput, match="'guess' is unknown; known are mse, minmax, percentile"):
+        quantise_source(source, calibration, "guess")
