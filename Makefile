@@ -15,7 +15,7 @@ READY := .venv/.ready
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,onnx,openvino,coreml,sign,report,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,onnx,openvino,coreml,quantise,sign,report,dev]'
 	touch $@
 
 demo: $(READY)
