@@ -145,7 +145,7 @@ def test_lists_say_what_can_run_here(command: Command) -> None:
         (["fer-export", "--target", "tensorrt", "--batch", "4", "1", "8"], "batch is [4, 1, 8]"),
         (
             ["fer-export", "--target", "tensorrt", "--precision", "bf16"],
-            "has no precision 'bf16'; it has fp32, fp16, int8",
+            "precision is 'bf16', TensorRT builds fp32, fp16, int8",
         ),
         (["fer-export", "--target", "onnx", "--precision", "int8"], "needs faces to calibrate on; give --data"),
         (["fer-export", "--target", "onnx", "--max-drop", "0.1"], "--max-drop is for --precision int8, not for fp32"),
