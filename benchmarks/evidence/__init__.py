@@ -1,1 +1,1 @@
-"""Commands that hold the benchmark's own claims against the machine: ``python -m evidence.overhead``, ``python -m evidence.repeatability``."""
+"""Commands that hold this project's own claims against the machine, a module each: ``python -m evidence.overhead --help``."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fer_bench import modes
+from fer_bench.markdown import table as markdown_table
 from fer_bench.mode_tables import extra
 from fer_bench.noise import BUSY
 from fer_bench.stats import SURE
@@ -207,18 +208,18 @@ def _rich(headings: list[str], rows: list[list[str]], **texts: str) -> Table:
 def markdown(results: dict[str, Any]) -> str:
     """A Markdown page: the table, what is known of latencies, recall per class where there is data, and what could not run."""
     headings, rows = cells(results)
-    lines = [*_lines(headings, rows), "", caption(results) + "."]
+    lines = [*markdown_table(headings, rows), "", caption(results) + "."]
     headings, rows = further_cells(results)
     if rows:
-        lines += ["", "Latency with confidence, start and memory:", "", *_lines(headings, rows)]
+        lines += ["", "Latency with confidence, start and memory:", "", *markdown_table(headings, rows)]
     for title, headings, rows in extra(results["results"], _who):
-        lines += ["", f"{title}:", "", *_lines(headings, rows)]
+        lines += ["", f"{title}:", "", *markdown_table(headings, rows)]
     scored = [row for row in results["results"] if row["recall"]]
     if scored:
-        lines += ["", "Recall per class:", "", _line(["runtime", *LABELS]), _line(["---"] * (len(LABELS) + 1))]
-        lines += [
-            _line([_who(row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])]) for row in scored
+        recalls = [
+            [_who(row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])] for row in scored
         ]
+        lines += ["", "Recall per class:", "", *markdown_table(["runtime", *LABELS], recalls)]
     if failed := [
         f"- {_who(row)}: {row[key]}" for row in results["results"] for key in ("error", "parity_failure") if row[key]
     ]:
@@ -256,11 +257,3 @@ def comma_separated(results: dict[str, Any]) -> str:
 
 def _who(row: Row) -> str:
     return f"{row['machine']}: {name_of(row)}" if row.get("machine") else name_of(row)
-
-
-def _lines(headings: list[str], rows: list[list[str]]) -> list[str]:
-    return [_line(headings), _line(["---"] * len(headings)), *map(_line, rows)]
-
-
-def _line(values: list[str]) -> str:
-    return "| " + " | ".join(values) + " |"

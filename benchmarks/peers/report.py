@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from fer_bench.markdown import table
 from peers.table import PEERS
 from peers.views import VIEWS
 
@@ -46,9 +47,8 @@ def markdown(results: dict[str, Any]) -> str:
     """A page: the table, how to read it, and the peers that could not be measured with their reasons."""
     measured = [row for row in results["results"] if row["error"] is None]
     with_ratios = [row | {"times_ours": times_ours(row, measured)} for row in measured]
-    lines = [_line(list(COLUMNS)), _line(["---"] * len(COLUMNS))]
-    lines += [_line([_cell(write, row) for write in COLUMNS.values()]) for row in with_ratios]
-    lines += ["", caption(results)]
+    cells = [[_cell(write, row) for write in COLUMNS.values()] for row in with_ratios]
+    lines = [*table(list(COLUMNS), cells), "", caption(results)]
     if failed := [row for row in results["results"] if row["error"]]:
         lines += ["", "Not measured:", "", *(f"- {row['peer']} ({row['runs_on']}): {row['error']}" for row in failed)]
     return "\n".join(lines) + "\n"
@@ -97,7 +97,3 @@ def _cell(write: Callable[[Row], str], row: Row) -> str:
         return write(row)
     except TypeError:  # a figure that this row does not have
         return "-"
-
-
-def _line(values: list[str]) -> str:
-    return "| " + " | ".join(values) + " |"

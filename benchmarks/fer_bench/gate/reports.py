@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from fer_bench.gate.baseline import Key
 from fer_bench.gate.checks import FAILED, PASSED, SKIPPED, Check, Judged, failures
+from fer_bench.markdown import table
 
 FORMAT = 1
 _SHOWN = 20  # changed labels in the Markdown summary; the JSON has all
@@ -41,19 +42,16 @@ def markdown(judged: Sequence[Judged], data: dict[str, Any]) -> str:
     lines = [f"### Parity gate: {headline(judged)}", "", f"On {on}.", ""]
     lines += [f"- **{check.row}: {check.name}**: {_cell(check.words)}" for check in failed] + [""] * bool(failed)
     names = list(dict.fromkeys(check.name for check in checks))
-    lines += [_line(["row", *names]), _line(["---"] * (len(names) + 1))]
-    for row in judged:
-        by_name = {check.name: check for check in row.checks}
-        lines.append(_line([str(row.key), *(_figure(by_name.get(name)) for name in names)]))
+    by_name = [(str(row.key), {check.name: check for check in row.checks}) for row in judged]
+    lines += table(["row", *names], ([key, *(_figure(found.get(name)) for name in names)] for key, found in by_name))
     flips = [(row.key, flip) for row in judged for flip in row.flips]
     if flips:
         flips.sort(key=lambda one: -one[1].margin)
         lines += ["", "Labels changed against the net in float64:", ""]
-        lines += [_line(["row", "image", "from", "to", "margin"]), _line(["---"] * 5)]
-        lines += [
-            _line([str(key), str(flip.image), flip.truth, flip.got, f"{flip.margin:.4f}"])
-            for key, flip in flips[:_SHOWN]
+        shown = [
+            [str(key), str(flip.image), flip.truth, flip.got, f"{flip.margin:.4f}"] for key, flip in flips[:_SHOWN]
         ]
+        lines += table(["row", "image", "from", "to", "margin"], shown)
         if len(flips) > _SHOWN:
             lines += ["", f"and {len(flips) - _SHOWN} more, of smaller margins."]
     return "\n".join(lines) + "\n"
@@ -119,7 +117,3 @@ def _finite(value: object) -> object:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def _line(values: list[str]) -> str:
-    return "| " + " | ".join(values) + " |"

@@ -1,6 +1,4 @@
-"""What INT8 costs, by quantiser and by cure: the table of docs/precision.md.
-
-    python benchmarks/int8_table.py --data fer2013.csv
+"""What INT8 costs, by quantiser and by cure: ``python -m evidence.int8 --data fer2013.csv``.
 
 Every graph is calibrated on the same faces of the training split, and measured in ONNX Runtime on the
 held-out part of it and on the test split, on which nothing was chosen.
@@ -8,21 +6,24 @@ held-out part of it and on the test split, on which nothing was chosen.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
+from evidence.output import show
+from fer_bench import options
 from fer_export.calibration import IMAGES, load_calibration
 from fer_export.pipeline import load_source, shipped_checkpoint
 from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, signed
 from fer_export.targets.to_onnx import graph
 from fer_export.targets.to_tensorrt import normalisation
+from fer_runtimes import console
 from fer_runtimes.data import TEST_SPLITS, load_faces
 from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
@@ -33,16 +34,27 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 
 
-def main() -> None:
-    """Prints Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--calibration-images", type=int, default=IMAGES)
-    given = parser.parse_args()
-    calibration = load_calibration(given.data, given.calibration_images)
-    test = load_faces(given.data, TEST_SPLITS)
-    source = load_source(given.checkpoint or shipped_checkpoint(), test)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+
+@app.command()
+def int8(
+    data: Annotated[Path, typer.Option(help="fer2013.csv (plain, .gz, .xz, .zip) or a folder.")],
+    checkpoint: options.Checkpoint = None,
+    calibration_images: Annotated[int, typer.Option(help="Faces of the training split to calibrate on.")] = IMAGES,
+    markdown_out: options.MarkdownOut = None,
+) -> None:
+    """Quantises a net in several ways and says what each costs: held-out faces of the training split, and the test split.
+
+    Examples:
+
+    * `python -m evidence.int8 --data fer2013.csv`
+    """
+    from rich.console import Console
+
+    calibration = load_calibration(data, calibration_images)
+    test = load_faces(data, TEST_SPLITS)
+    source = load_source(checkpoint or shipped_checkpoint(), test)
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
     model = graph(source)
     to_calibrate = prepare(calibration.images, size, crop)
@@ -51,24 +63,27 @@ def main() -> None:
         for faces in (calibration.held_out, replace(test, images=np.asarray(test.images)))
     ]
     truths = [answers(model, images) for _, images in sets]
-    print(
-        f"| graph | layers in int8 | MB | held out ({len(sets[0][0])}) | mean KL there | {test.split} ({len(test)}) | agreement there |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, make in GRAPHS.items():
-        made = make(model, to_calibrate)
-        logits = [answers(made, images) for _, images in sets]
-        held, tested = (
-            float((found.argmax(1) == labels).mean()) for found, (labels, _) in zip(logits, sets, strict=True)
-        )
-        agreement = float((logits[1].argmax(1) == truths[1].argmax(1)).mean())
-        p, q = softmax(truths[0]), softmax(logits[0])
-        divergence = float((p * (np.log(p) - np.log(q))).sum(1).mean())
-        of = len(heavy_nodes(made))
-        print(
-            f"| {name} | {of - len(float_nodes(made))} of {of} | {made.ByteSize() / 1e6:.2f} | {held:.2%} | {divergence:.1e} | {tested:.2%} | {agreement:.2%} |",
-            flush=True,
-        )
+    rows = []
+    with Console(stderr=True).status("") as status:
+        for name, make in GRAPHS.items():
+            status.update(name)
+            made = make(model, to_calibrate)
+            logits = [answers(made, images) for _, images in sets]
+            held, tested = (
+                float((found.argmax(1) == labels).mean()) for found, (labels, _) in zip(logits, sets, strict=True)
+            )
+            agreement = float((logits[1].argmax(1) == truths[1].argmax(1)).mean())
+            p, q = softmax(truths[0]), softmax(logits[0])
+            divergence = float((p * (np.log(p) - np.log(q))).sum(1).mean())
+            of = len(heavy_nodes(made))
+            layers = f"{of - len(float_nodes(made))} of {of}"
+            size_mb = f"{made.ByteSize() / 1e6:.2f}"
+            rows.append(
+                [name, layers, size_mb, f"{held:.2%}", f"{divergence:.1e}", f"{tested:.2%}", f"{agreement:.2%}"]
+            )
+    held_out, judged = f"held out ({len(sets[0][0])})", f"{test.split} ({len(test)})"
+    headings = ["graph", "layers in int8", "MB", held_out, "mean KL there", judged, "agreement there"]
+    show(headings, rows, ["in ONNX Runtime; agreement and mean KL are with float32"], markdown_out)
 
 
 def ours(method: str, bias_correction: bool = True) -> Callable[[onnx.ModelProto, Images], onnx.ModelProto]:
@@ -123,4 +138,4 @@ GRAPHS: dict[str, Callable[[onnx.ModelProto, Images], onnx.ModelProto]] = {
 
 
 if __name__ == "__main__":
-    main()
+    console.run(app)
