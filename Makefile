@@ -1,4 +1,4 @@
-# make demo    export the shipped checkpoint everywhere it can go, measure it, print one table
+# make demo    export the shipped checkpoint everywhere it can go, measure it, print one table, write one page
 # make test    run the test suite
 # make lint    ruff, mypy, import rules
 # make gate    hold the exported net against benchmarks/baseline.json
@@ -21,12 +21,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/fer-export --target pytorch --no-fold --out $(DEMO) $(if $(DATA),--data $(DATA))
 	$(BIN)/fer-export --target all --out $(DEMO) $(if $(DATA),--data $(DATA))
-	$(BIN)/fer-bench --runtime all --model $(DEMO) $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md
+	$(BIN)/fer-bench --runtime all --model $(DEMO) $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md --html $(DEMO)/results.html
 
 # fer-deploy is tested against a real sshd on loopback, the report in a real Chromium; both are installed where that may
 # be done. A worker a core.
 test: $(READY)
-	@{ test -x /usr/sbin/sshd && command -v chromedriver >/dev/null; } || test "$$(id -u)" != 0 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server chromium chromium-driver >/dev/null; }
+	@{ test -x /usr/sbin/sshd && command -v chromedriver >/dev/null; } || test "$$(id -u)" != 0 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server chromium chromium-driver fonts-dejavu-core >/dev/null; }
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)

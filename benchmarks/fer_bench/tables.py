@@ -97,6 +97,11 @@ def further_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return _filled(_FURTHER, [row for row in results["results"] if row["latency_ms"]])
 
 
+def extra_cells(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of each table of what was measured besides (docs/modes.md)."""
+    return extra(results["results"], _who)
+
+
 def _filled(columns: dict[str, Callable[[Row], str]], rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     table = {heading: [_cell(write, row) for row in rows] for heading, write in columns.items()}
     kept = [heading for heading, column in table.items() if any(text != "-" for text in column)]
@@ -191,7 +196,7 @@ def terminal(results: dict[str, Any]) -> Table:
 
 def terminal_extra(results: dict[str, Any]) -> list[Table]:
     """Rich tables of what was measured besides."""
-    return [_rich(headings, rows, title=title) for title, headings, rows in extra(results["results"], _who)]
+    return [_rich(headings, rows, title=title) for title, headings, rows in extra_cells(results)]
 
 
 def _rich(headings: list[str], rows: list[list[str]], **texts: str) -> Table:
@@ -212,7 +217,7 @@ def markdown(results: dict[str, Any]) -> str:
     headings, rows = further_cells(results)
     if rows:
         lines += ["", "Latency with confidence, start and memory:", "", *markdown_table(headings, rows)]
-    for title, headings, rows in extra(results["results"], _who):
+    for title, headings, rows in extra_cells(results):
         lines += ["", f"{title}:", "", *markdown_table(headings, rows)]
     scored = [row for row in results["results"] if row["recall"]]
     if scored:

@@ -150,6 +150,15 @@ def _further(context: Context) -> str | None:
     return f"<section><h2>{label}</h2>{table(headings, rows, label=label, named=headings[0])}</section>"
 
 
+def _extra(context: Context) -> str | None:
+    """Batches, paced frames, a soak and the like, where they were asked for."""
+    parts = [
+        f"<section><h2>{escaped(title)}</h2>{table(headings, rows, label=title, named=headings[0])}</section>"
+        for title, headings, rows in tables.extra_cells(context.results)
+    ]
+    return "".join(parts) or None
+
+
 def _album(context: Context) -> str | None:
     if not context.results["data"]:
         return None
@@ -202,6 +211,7 @@ _SECTIONS: tuple[_Section, ...] = (
     _table,
     _plots,
     _further,
+    _extra,
     _album,
     _notes,
     _environment,
