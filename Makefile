@@ -10,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint gate figures peers overhead repeatability constraints clean
+.PHONY: demo test lint gate figures peers overhead repeatability catch-rate constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -57,6 +57,13 @@ overhead: $(READY)
 repeatability: $(READY)
 	$(BIN)/python -m evidence.repeatability --markdown build/repeatability.md
 	$(BIN)/python benchmarks/paste_results.py repeatability build/repeatability.md docs/results.md
+
+# What the gate catches, and how often its test of accuracy tells (docs/gate.md).
+catch-rate: $(READY)
+	$(BIN)/python -m evidence.catch_rate --markdown build/catch-rate.md
+	$(BIN)/python benchmarks/paste_results.py catch-rate build/catch-rate.md docs/gate.md
+	$(BIN)/python -m evidence.gate_power --markdown build/gate-power.md
+	$(BIN)/python benchmarks/paste_results.py gate-power build/gate-power.md docs/gate.md
 
 # Pins for every Python from 3.10 on, without download addresses. Needs uv; pins that still fit are
 # kept unless UPGRADE=--upgrade. torchvision must be of the release that belongs to torch's.
