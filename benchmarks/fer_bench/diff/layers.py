@@ -1,7 +1,7 @@
 """Which tensor of one model is which of the other, though frameworks take a net apart differently.
 
 What one exports as a convolution another computes as a convolution, a bias and a batch norm. So
-what follows a convolution, a product or a sum and is linear too, with constants, belongs to its
+what follows a convolution or a product and is linear too, with constants, belongs to its
 layer, which gives what the last of them gives; every other operation is a layer of its own.
 """
 
@@ -43,7 +43,7 @@ def layers(tensors: Iterable[Tensor]) -> list[Layer]:
     """Puts the tensors of a trace together to layers, in order. Only what a layer gives is kept in memory."""
     found: list[Layer] = []
     for names, kind, array in tensors:
-        if kind in _GO_ON and found and found[-1].kind in (LINEAR, SUM) and found[-1].shape == array.shape[1:]:
+        if kind in _GO_ON and found and found[-1].kind == LINEAR and found[-1].shape == array.shape[1:]:
             before = found.pop()
             found.append(Layer((*names, *(name for name in before.names if name not in names)), before.kind, array))
         else:

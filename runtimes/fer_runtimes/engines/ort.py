@@ -148,6 +148,8 @@ def trace(bundle: Bundle, threads: int) -> Tracer:
     for node in model.graph.node:
         if not (operands := len(computed.intersection(node.input))):  # of constants alone
             continue
+        if node.op_type == "Shape":  # no value: what is reshaped by it alone is a constant still
+            continue
         computed.update(node.output)
         if kind := kind_of(node.op_type, operands):
             modules = [

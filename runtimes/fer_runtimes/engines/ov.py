@@ -135,7 +135,8 @@ def trace(bundle: Bundle, threads: int) -> Tracer:
         for operation in model.get_ordered_ops():
             sources = {operation.input_value(i).get_node().get_name() for i in range(operation.get_input_size())}
             operands = len(computed & sources)
-            if not operands or operation.get_type_name() == "Result":
+            # a shape is no value: what is reshaped by it alone is a constant still
+            if not operands or operation.get_type_name() in ("Result", "ShapeOf"):
                 continue
             computed.add(operation.get_name())
             port = operation.output(0)
