@@ -322,7 +322,7 @@ def test_a_jetsons_rails_are_sampled_while_queries_run(tmp_path: Path) -> None:
         found = meter.summarise([span])
         nothing = meter.summarise([Span(0, 1, None, 1)])  # between two samples nothing is known
     assert found is not None
-    assert (found["source"], found["idle_w"]) == ("VDD_IN", 5)
+    assert (found["source"], found["idle_w"]) == ("VDD_IN", pytest.approx(5))
     assert found["mj_per_query"] == pytest.approx(15 * span.seconds / 10 * 1e3)
     assert found["mj_per_query_above_idle"] == pytest.approx(10 * span.seconds / 10 * 1e3)
     assert nothing is None
