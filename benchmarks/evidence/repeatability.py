@@ -68,7 +68,7 @@ def repeatability(
         Optional[Path], typer.Option(help="Folder of bundles. Default: the shipped checkpoint's, exported and cached.")
     ] = None,
     runtime: options.Runtimes = ["pytorch", "onnxruntime", "openvino"],  # noqa: B006
-    queries: options.Queries = 5000,
+    queries: options.Queries = 1024,
     threads: options.Threads = 0,
     markdown_out: options.MarkdownOut = None,
 ) -> None:

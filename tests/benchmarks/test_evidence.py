@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from evidence import overhead, repeatability
 from fer_runtimes.bundle import Bundle
-from fer_runtimes.errors import NotAvailable
+from fer_runtimes.engines.ort import OrtSession
 
 
 def row(runtime: str, value: float, unsure: bool, to: str = "pytorch (unfolded)") -> dict[str, object]:
     return {"runtime": runtime, "folded": True, "ratio": {"to": to, "value": value, "unsure": unsure}}
 
 
-@pytest.mark.parametrize("pair", overhead.PAIRS, ids=lambda pair: pair.tool)
-def test_either_side_times_the_same_bundle(pair: overhead.Pair, bundles: dict[str, Bundle]) -> None:
-    bundle = bundles[f"{pair.target} fp32"]
-    theirs = pair.theirs(bundle, 1, 200)
-    own = overhead.ours(bundle, pair.runtime, 1, 200)
-    assert len(own.nanoseconds) == 200
-    assert 1e3 < theirs < 1e8  # nanoseconds: a small net takes neither a microsecond nor a tenth of a second
+@pytest.mark.parametrize("pair", overhead.PAIRS, ids=lambda pair: f"{pair.tool} {pair.figure}")
+def test_either_side_times_the_same_session(pair: overhead.Pair, bundles: dict[str, Bundle]) -> None:
+    found, _ = overhead.in_turns(bundles[f"{pair.target} fp32"].path, pair, 1, 4, 50)
+    assert len(found) == 4
+    for theirs, ours in found:
+        assert 1e3 < theirs < 1e8  # nanoseconds: a small net takes neither a microsecond nor a tenth of a second
+        assert 1e3 < ours < 1e8
 
 
-def test_a_tool_that_does_not_run_is_named(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.executable", "/nowhere/python")
-    with pytest.raises(NotAvailable, match="benchmark_app does not start"):
-        overhead.benchmark_app(bundles["openvino fp32"], 1, 10)
+def test_a_side_that_takes_longer_is_seen(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = overhead.PAIRS[-1]
+    infer = OrtSession.infer
+
+    def slow(self: OrtSession, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(0.005)
+        return infer(self, images)
+
+    monkeypatch.setattr(OrtSession, "infer", slow)
+    found, _ = overhead.in_turns(bundles[f"{pair.target} fp32"].path, pair, 1, 6, 20)
+    assert all(ours > theirs + 4e6 for theirs, ours in found)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +49,7 @@ def test_a_tool_that_does_not_run_is_named(bundles: dict[str, Bundle], monkeypat
     ],
 )
 def test_overhead_is_only_claimed_where_the_interval_shows_it(low: float, high: float, busy: float, words: str) -> None:
-    assert overhead._verdict(low, high, busy) == words
+    assert overhead.verdict(low, high, busy) == words
 
 
 def test_a_departure_fails_unless_a_run_said_that_it_cannot_tell() -> None:

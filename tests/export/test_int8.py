@@ -261,7 +261,9 @@ def test_tensorrt_gets_signed_activations_over_the_same_ranges(int8_source: Sour
     assert not np.array_equal(before, after)
 
 
-def test_every_method_gives_other_ranges_and_those_that_do_not_clip_keep_the_answers(source: Source, int8_source: Source) -> None:
+def test_every_method_gives_other_ranges_and_those_that_do_not_clip_keep_the_answers(
+    source: Source, int8_source: Source
+) -> None:
     assert int8_source.quantised is not None
     model, images = graph(source), int8_source.quantised.held_out.images
     outside = [node.name for node in normalisation(model)]
