@@ -32,6 +32,10 @@ def train(
     checkpoint: Annotated[
         Optional[Path], typer.Option(help="Checkpoint to begin with, for fine-tuning; it must be of the same model.")
     ] = None,
+    teacher: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Checkpoint to learn from (distillation); several are averaged. Repeatable."),
+    ] = None,
     recipe: Annotated[Optional[str], typer.Option(help="Recipe by name, or a TOML file.")] = None,
     model: Annotated[Optional[str], typer.Option(help="Architecture: a fer_* net or any of timm's.")] = None,
     size: Annotated[Optional[int], typer.Option(help="Input side in pixels.")] = None,
@@ -64,6 +68,8 @@ def train(
     * `fer-train --resume runs/s0`
 
     * `fer-train --data mine/ --checkpoint runs/s0/best.pt --model mobileone_s0 --size 64 --lr 0.01 --epochs 10 --out runs/mine`
+
+    * `fer-train --data fer2013.csv --recipe fer_nano --teacher runs/a/last.pt --teacher runs/b/last.pt --out runs/taught`
 
     * `fer-train --list-models 'fer_*'`
     """
@@ -105,11 +111,13 @@ def train(
             given["sizes"] = ()  # a recipe's growing views belong to its own input size
         plan = dataclasses.replace(base, **given)
         begun = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-        if checkpoint is not None and not checkpoint.is_file():
-            raise BadInput(f"{checkpoint}: no such file; expected a checkpoint of fer-train")
+        for path in [*(teacher or ()), *([checkpoint] if checkpoint else ())]:
+            if not path.is_file():
+                raise BadInput(f"{path}: no such file; expected a checkpoint of fer-train")
     now = {
         "data": data and str(data.resolve()),
         "votes": votes and str(votes.resolve()),
+        "teachers": [str(path.resolve()) for path in teacher] if teacher else None,
         "validate_on": validate_on,
         "device": None if device == "auto" else device,
         "amp": amp,
@@ -157,6 +165,7 @@ def train(
                 settings.get("amp", device.startswith("cuda")),
                 resume is not None,
                 checkpoint,
+                [Path(path) for path in settings.get("teachers", ())],
                 settings,
                 report,
                 lambda done, of: progress.update(bar, completed=done, total=of),

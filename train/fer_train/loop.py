@@ -11,7 +11,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
 from fer_train.augment import augment
 from fer_train.checkpoint import Checkpoint, load_checkpoint, load_plain, save_checkpoint
+from fer_train.distil import distillation_loss, load_teachers, opinions
 from fer_train.nets import build_net
 from fer_train.recipe import Recipe, recipe_from
 
@@ -59,6 +60,7 @@ def train(
     amp: bool = False,
     resume: bool = False,
     start: Path | None = None,
+    teachers: Sequence[Path] = (),
     settings: dict[str, Any] | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
     step: Callable[[int, int], None] = lambda *_: None,
@@ -68,6 +70,7 @@ def train(
     last.pt: the averaged weights after the last epoch, chosen by nothing.
     best.pt: those of the epoch with the best accuracy on ``validation`` (its metrics say so).
     start: a checkpoint whose weights the run begins with, in place of random ones (fine-tuning)
+    teachers: checkpoints whose mean opinion of each view the net is taught (``Recipe.distil``)
     settings: plain values kept with the state for whoever continues the run (``settings_of_run``)
     device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; amp: bfloat16 autocast
     report, step: called after each epoch, and after each batch with (batches done, batches in all)
@@ -95,12 +98,14 @@ def train(
         warmup_lr_init=recipe.lr / 100,
         t_in_epochs=False,
     )
+    taught_by, teacher_records = load_teachers(teachers, device)
     average = ModelEmaV3(net, decay=recipe.ema, use_warmup=True)
     first, best = 0, -1.0
     identity = {
         "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
         "data": faces.sha256,
         "votes": faces.votes is not None,
+        "teachers": json.dumps([record["sha256"] for record in teacher_records]),
     }
     if resume:
         state = _read_state(out, identity)
@@ -128,10 +133,15 @@ def train(
             update = epoch * steps + i
             schedule.step_update(update)
             chosen = order[i * batch : (i + 1) * batch]
-            views = (augment(images[chosen], size, recipe.augment, generator) - mean) / std
+            seen = augment(images[chosen], size, recipe.augment, generator)
+            views = ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
-                logits = net(views.contiguous(memory_format=torch.channels_last))
-            loss = torch.nn.functional.cross_entropy(logits.float(), soft[chosen])
+                logits = net(views)
+                told = opinions(taught_by, seen, recipe.distil_temperature) if taught_by else None
+            if told is None:
+                loss = torch.nn.functional.cross_entropy(logits.float(), soft[chosen])
+            else:
+                loss = distillation_loss(logits.float(), soft[chosen], told, recipe.distil, recipe.distil_temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -159,6 +169,7 @@ def train(
                 "training_images": len(faces),
                 "training_data": faces.describe(),
                 "began_with": origin,
+                "teachers": teacher_records,
                 **figures,
             },
             versions=_versions(),
