@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fer_bench import loadgen, modes
 from fer_bench.environment import environment
 from fer_bench.latency import summarise
-from fer_bench.measure import Measured, Task, measure
+from fer_bench.measure import Measured, Task, measure, processes_for
 from fer_bench.mistakes import disagreements, worst_mistakes
 from fer_bench.modes import Modes
 from fer_bench.noise import BUSY
@@ -54,10 +54,12 @@ def bench(
     say: Callable[[str], None] = lambda _: None,
     seconds: float = SECONDS,
     further: Modes = Modes(),  # noqa: B008
+    processes: int = 0,
 ) -> dict[str, Any]:
     """Measures every job in its own process, in turns, and returns the result file's content (``docs/results.md``).
 
-    queries, seconds: at least, for each job; further: what else to measure. Raises NotAvailable, before anything is
+    queries, seconds: at least, for each job; further: what else to measure; processes: how many fresh ones a job's queries
+    are spread over, 0 for as many as they are worth (``processes_for``). Raises NotAvailable, before anything is
     measured, if that needs a package which is not here.
 
     Agreement is with the PyTorch row of the same checkpoint, unfolded where it is among the jobs,
@@ -67,6 +69,7 @@ def bench(
     """
     if further.loadgen and (reason := loadgen.missing()):
         raise NotAvailable(reason)
+    processes = processes or processes_for(queries)
     made, before = datetime.now(timezone.utc), board.snapshot()
     with tempfile.TemporaryDirectory() as scratch:
         tasks = {
@@ -74,7 +77,7 @@ def bench(
             for i, job in enumerate(jobs)
             if job.bundle is not None and not job.error
         }
-        results, meanwhile = measure(list(tasks.values()), options, queries, seconds, say, further)
+        results, meanwhile = measure(list(tasks.values()), options, queries, seconds, say, further, processes=processes)
     after = board.snapshot(since=before)
     done = dict(zip(tasks, results, strict=True))
     measured = [done.get(i, job.error or "no bundle") for i, job in enumerate(jobs)]
@@ -89,6 +92,7 @@ def bench(
         "data": faces.describe() if faces else None,
         "queries": queries,
         "seconds": seconds,
+        "processes": processes,
         "results": rows,
     }
 

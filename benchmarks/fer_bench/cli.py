@@ -39,6 +39,7 @@ def bench(
     threads: options.Threads = 0,
     queries: options.Queries = 1024,
     seconds: Annotated[float, typer.Option(min=0, help="Timed seconds a runtime, at least.")] = 2.0,
+    processes: options.Processes = 0,
     batch: Annotated[
         Optional[list[int]], typer.Option(min=1, help="Images a second too, so many given at once; repeatable.")
     ] = None,
@@ -119,6 +120,7 @@ def bench(
             lambda text: status.update(f"measuring: {text}"),
             seconds,
             further,
+            processes,
         )
     for path, content in (
         (json_out, json_text(results)),

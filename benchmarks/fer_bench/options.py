@@ -19,6 +19,12 @@ Split = Annotated[Optional[str], typer.Option(help="Split to score. Default: Pub
 Device = Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")]
 Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")]
 Queries = Annotated[int, typer.Option(min=1, help="Timed inferences a runtime, at least.")]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Fresh processes that each runtime's queries are spread over; 0: one for each 160, at most 12."
+    ),
+]
 JsonOut = Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")]
 MarkdownOut = Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")]
 RequireSignature = Annotated[
