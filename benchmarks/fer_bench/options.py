@@ -14,7 +14,12 @@ Models = Annotated[
         "--model", help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached."
     ),
 ]
-Checkpoint = Annotated[Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")]
+Checkpoint = Annotated[
+    Optional[Path],
+    typer.Option(
+        help="Checkpoint to export on the fly: a file, or the name of a shipped one. Default: fer_mobileone_s."
+    ),
+]
 Split = Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")]
 Device = Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")]
 Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = 1
-SHIPPED = Path(__file__).parent / "checkpoints" / "fer_mobileone_s.pt"
+CHECKPOINTS = Path(__file__).parent / "checkpoints"  # that come with this package
+SHIPPED = CHECKPOINTS / "fer_mobileone_s.pt"  # where none is named
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class Checkpoint:
             raise BadInput(f"the weights of {self.model['name']} do not fit: {reason}") from error
 
 
+def checkpoint_path(given: Path) -> Path:
+    """The file as given, or the checkpoint of that name that comes with this package, e.g. ``fer_mobileone_s``."""
+    named = CHECKPOINTS / f"{given.name}.pt"
+    return named if len(given.parts) == 1 and not given.exists() and named.is_file() else given
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint, whole or not at all."""
     import torch
@@ -91,7 +98,8 @@ def load_plain(path: Path, what: str) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; expected {what}")
+        known = ", ".join(sorted(file.stem for file in CHECKPOINTS.glob("*.pt")))
+        raise BadInput(f"{path}: no such file; expected {what}; by name there are {known}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign pickle protocol: what follows says it in our words

@@ -88,6 +88,7 @@ def train(
     from fer_runtimes.drawn import drawn_faces
     from fer_runtimes.errors import BadInput
     from fer_train import loop
+    from fer_train.checkpoint import checkpoint_path
     from fer_train.recipe import Recipe, read_recipe
 
     asked: dict[str, Any] = {
@@ -111,6 +112,8 @@ def train(
             given["sizes"] = ()  # a recipe's growing views belong to its own input size
         plan = dataclasses.replace(base, **given)
         begun = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+        checkpoint = checkpoint and checkpoint_path(checkpoint)
+        teacher = teacher and [checkpoint_path(path) for path in teacher]
         for path in [*(teacher or ()), *([checkpoint] if checkpoint else ())]:
             if not path.is_file():
                 raise BadInput(f"{path}: no such file; expected a checkpoint of fer-train")
