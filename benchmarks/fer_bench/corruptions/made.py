@@ -60,8 +60,8 @@ def _gaussian_blur(image: Face, sigma: float, random: np.random.Generator) -> Fa
     weights /= weights.sum()
     side = len(image)
     rows = np.pad(image.astype(np.float64), radius, mode="edge")
-    across = sum(weight * rows[:, i : i + side] for i, weight in enumerate(weights))
-    return _bytes(np.asarray(sum(weight * across[i : i + side] for i, weight in enumerate(weights))))
+    across = np.sum([weight * rows[:, i : i + side] for i, weight in enumerate(weights)], axis=0)
+    return _bytes(np.sum([weight * across[i : i + side] for i, weight in enumerate(weights)], axis=0))
 
 
 def _motion_blur(image: Face, length: float, random: np.random.Generator) -> Face:
