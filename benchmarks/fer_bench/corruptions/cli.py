@@ -68,7 +68,7 @@ def corruptions(
                 aside.write_text(content, encoding="utf-8")
     if plot_out is not None:
         plotting.save(tables.plot(results), plot_out)
-    shown = Console(highlight=False, width=None if screen.is_terminal else 220)
+    shown = Console(highlight=False, width=None if screen.is_terminal else 200)
     for title, headings, rows in tables.tables(results):
         shown.print(rich_table(headings, rows, title=title))
     shown.print(tables.caption(results))

@@ -41,16 +41,23 @@ def corrupted(images: NDArray[np.uint8], name: str, severity: int, seed: int, nu
     """
     row = CORRUPTIONS[name]
     level, salt = row.levels[severity - 1], zlib.crc32(name.encode())
-    return np.stack(
+    made: Face = np.stack(
         [
             row.make(np.asarray(image), level, np.random.default_rng((seed, salt, int(number))))
             for image, number in zip(images, numbers, strict=True)
         ]
     )
+    return made
 
 
 def _bytes(values: NDArray[np.floating]) -> Face:
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+    made: Face = np.rint(values).clip(0, 255).astype(np.uint8)
+    return made
+
+
+def _seen(image: Face, view: View) -> Face:
+    made: Face = seen_as(image[None], view)[0]
+    return made
 
 
 def _gaussian_blur(image: Face, sigma: float, random: np.random.Generator) -> Face:
@@ -68,8 +75,8 @@ def _motion_blur(image: Face, length: float, random: np.random.Generator) -> Fac
     """The mean along a straight line of so many pixels, in a direction drawn at random."""
     angle = random.uniform(0, pi)
     steps = np.linspace(-(length - 1) / 2, (length - 1) / 2, round(length))
-    moved = [seen_as(image[None], View(right=step * cos(angle), down=step * sin(angle))) for step in steps]
-    return _bytes(np.mean(moved, axis=0)[0])
+    moved = [_seen(image, View(right=step * cos(angle), down=step * sin(angle))) for step in steps]
+    return _bytes(np.mean(moved, axis=0))
 
 
 def _gaussian_noise(image: Face, sigma: float, random: np.random.Generator) -> Face:
@@ -97,16 +104,16 @@ def _jpeg(image: Face, quality: float, random: np.random.Generator) -> Face:
 
 
 def _rotation(image: Face, degrees: float, random: np.random.Generator) -> Face:
-    return seen_as(image[None], View(degrees=degrees * random.choice((-1, 1))))[0]
+    return _seen(image, View(degrees=degrees * random.choice((-1, 1))))
 
 
 def _zoom(image: Face, factor: float, random: np.random.Generator) -> Face:
-    return seen_as(image[None], View(zoom=factor))[0]
+    return _seen(image, View(zoom=factor))
 
 
 def _shift(image: Face, pixels: float, random: np.random.Generator) -> Face:
     angle = random.uniform(0, 2 * pi)
-    return seen_as(image[None], View(right=pixels * cos(angle), down=pixels * sin(angle)))[0]
+    return _seen(image, View(right=pixels * cos(angle), down=pixels * sin(angle)))
 
 
 def _occlusion(image: Face, side: float, random: np.random.Generator) -> Face:
@@ -122,7 +129,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "gaussian blur": Corruption("sigma, pixels", (0.5, 0.8, 1.1, 1.5, 2.0), _gaussian_blur),
     "motion blur": Corruption("length, pixels", (3, 5, 7, 9, 12), _motion_blur),
     "gaussian noise": Corruption("sigma, grey levels", (5, 10, 18, 26, 38), _gaussian_noise),
-    "shot noise": Corruption("photons for white", (250, 100, 50, 25, 12), _shot_noise),
+    "shot noise": Corruption("photons for white", (1000, 400, 150, 60, 25), _shot_noise),
     "low light": Corruption("share of the light; read noise 4 grey levels", (0.6, 0.4, 0.25, 0.15, 0.1), _low_light),
     "contrast": Corruption("share of the contrast", (0.7, 0.5, 0.35, 0.2, 0.1), _contrast),
     "JPEG": Corruption("quality", (60, 40, 25, 15, 8), _jpeg),
