@@ -14,35 +14,38 @@ if TYPE_CHECKING:
 Results = dict[str, Any]
 Table = tuple[str, list[str], list[list[str]]]
 _COLUMNS = 3
+_SEVERITIES = [f"severity {severity}" for severity in range(1, 6)]
 
 
 def tables(results: Results) -> list[Table]:
-    """Title, headings and rows: accuracy and drop of each net, and with several the nets side by side."""
-    found = [_of_model(results, model) for model in results["models"]]
-    return found + ([_side_by_side(results)] if len(found) > 1 else [])
+    """Title, headings and rows: accuracy and change of each net, and with several the nets side by side."""
+    found = [made for model in results["models"] for made in (_accuracies(results, model), _changes(model))]
+    return found + ([_side_by_side(results)] if len(results["models"]) > 1 else [])
 
 
-def _of_model(results: Results, model: dict[str, Any]) -> Table:
-    headings = ["corruption", *(f"severity {severity}" for severity in range(1, 6)), "mean"]
+def _accuracies(results: Results, model: dict[str, Any]) -> Table:
     rows = []
     for name, made in results["corruptions"].items():
         row = model["corruptions"][name]
-        cells = [
-            f"{level:g}: {cell['accuracy']:.1%} ({_signed(-cell['drop'], *_turned(cell['interval']))})"
-            for level, cell in zip(made["levels"], row["severities"], strict=True)
-        ]
-        rows.append([f"{name} ({made['unit']})", *cells, f"{row['mean']:.1%}"])
-    means = [
-        f"{sum(row['severities'][i]['accuracy'] for row in model['corruptions'].values()) / len(rows):.1%}"
-        for i in range(5)
-    ]
-    rows.append(["mean", *means, f"{model['mean']:.1%}"])
+        cells = zip(made["levels"], row["severities"], strict=True)
+        shown = [f"{level:g}: {cell['accuracy']:.1%}" for level, cell in cells]
+        rows.append([f"{name} ({made['unit']})", *shown, f"{row['mean']:.1%}"])
+    every = [row["severities"] for row in model["corruptions"].values()]
+    means = [sum(row[i]["accuracy"] for row in every) / len(every) for i in range(5)]
+    rows.append(["mean", *(f"{mean:.1%}" for mean in means), f"{model['mean']:.1%}"])
     interval = " [{:.1%}, {:.1%}]".format(*model["mean_interval"]) if model["mean_interval"] else ""
-    return (
-        f"{model['name']}: {model['clean']:.1%} as the faces are, {model['mean']:.1%}{interval} over all corruptions",
-        headings,
-        rows,
+    title = (
+        f"{model['name']}: {model['clean']:.1%} as the faces are, {model['mean']:.1%}{interval} over all corruptions"
     )
+    return title, ["corruption", *_SEVERITIES, "mean"], rows
+
+
+def _changes(model: dict[str, Any]) -> Table:
+    rows = [
+        [name, *(_signed(-cell["drop"], *_turned(cell["interval"])) for cell in row["severities"])]
+        for name, row in model["corruptions"].items()
+    ]
+    return f"{model['name']}: points more than as the faces are, 95 %", ["corruption", *_SEVERITIES], rows
 
 
 def _side_by_side(results: Results) -> Table:
@@ -87,8 +90,7 @@ def caption(results: Results) -> str:
     return (
         f"{results['images']} of {data['images']} images of {data['name']} {data['split']}"
         + (f" (of which {copies} stand in the training split too)" if copies else "")
-        + f", seed {results['seed']}; in brackets the change in points against the same images as they are, "
-        f"with its paired 95 % interval; {place['cpu']}"
+        + f", seed {results['seed']}; changes are against the same images as they are, in pairs; {place['cpu']}"
     )
 
 
