@@ -44,11 +44,15 @@ SENSORS = Path("/")
 
 @dataclass(frozen=True)
 class Task:
-    """images: a .npy of uint8 ``[N, 1, S, S]`` to answer and to time on; None for the bundle's own."""
+    """images: a .npy of uint8 ``[N, V, S, S]`` to answer and to time on, V views of each face; None for the bundle's own.
+
+    average: name of these views (``fer_runtimes.averaging``), empty for one view of each
+    """
 
     bundle: Path
     runtime: str
     images: Path | None
+    average: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Apart:
         self.error: str | None = None
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        arguments = (there, task.bundle, task.runtime, options, task.images, time.monotonic_ns(), pin, sensors)
+        started = time.monotonic_ns()
+        arguments = (there, task.bundle, task.runtime, options, task.images, started, pin, sensors, task.average)
         self.process = context.Process(target=serve, args=arguments, name=task.runtime, daemon=True)
         self.process.start()
         there.close()  # else the pipe would stay open when the process dies

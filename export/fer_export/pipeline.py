@@ -56,7 +56,7 @@ class Source:
             "input": self.checkpoint.input,
             "checkpoint_sha256": self.checkpoint_sha256,
             "folded": self.proof is not None,
-        }
+        } | ({"temperature": self.checkpoint.probabilities["temperature"]} if self.checkpoint.probabilities else {})
 
 
 def why_no_target(target: str) -> str | None:
@@ -174,6 +174,7 @@ def export(
         },
         versions={"python": platform.python_version(), **installed_versions()},
         files={},
+        probabilities=source.checkpoint.probabilities,
         calibration=quantised.record if quantised else None,
         build=asdict(build or BuildSettings(precision)) if row.finish else chosen or None,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fer_runtimes.errors import BadInput
 from fer_runtimes.files import whole_file
 from fer_runtimes.labels import LABELS
+from fer_runtimes.temperature import check_record
 from fer_train.nets import build_net
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Checkpoint:
     model: ``name`` and ``args``, what ``build_net`` takes beside the input size
     input: ``size`` (pixels), ``crop`` (share of the face shown), ``channels`` (1), ``mean`` and ``std`` of grey in 0..1
     state_dict: of the net as trained (branches apart), or of the folded net if ``folded``
+    probabilities: the temperature that makes them of logits (``fer_runtimes.temperature.calibrate``), or None
     """
 
     model: dict[str, Any]
@@ -40,6 +42,7 @@ class Checkpoint:
     versions: dict[str, str]
     labels: list[str] = field(default_factory=lambda: list(LABELS))
     folded: bool = False
+    probabilities: dict[str, Any] | None = None
     format: int = FORMAT
 
     def build(self) -> nn.Module:
@@ -89,6 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise BadInput(
             f"{path}: {len(content['labels'])} classes {content['labels']}, expected the {len(LABELS)} of FER2013: {', '.join(LABELS)}"
         )
+    check_record(content.get("probabilities"), str(path))
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     return Checkpoint(**{"recipe": {}, "metrics": {}, "versions": {}, **known})
 

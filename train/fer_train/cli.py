@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def train(
+    context: typer.Context,
     data: Annotated[
         Optional[Path],
         typer.Option(
@@ -72,7 +73,12 @@ def train(
     * `fer-train --data fer2013.csv --recipe fer_nano --teacher runs/a/last.pt --teacher runs/b/last.pt --out runs/taught`
 
     * `fer-train --list-models 'fer_*'`
+
+    * `fer-train calibrate runs/s0/last.pt --data fer2013.csv`
     """
+    if context.invoked_subcommand:
+        console.none_before(context)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -87,8 +93,9 @@ def train(
     from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, load_faces
     from fer_runtimes.drawn import drawn_faces
     from fer_runtimes.errors import BadInput
+    from fer_runtimes.temperature import in_words
     from fer_train import loop
-    from fer_train.checkpoint import checkpoint_path
+    from fer_train.checkpoint import checkpoint_path, load_checkpoint
     from fer_train.recipe import Recipe, read_recipe
 
     asked: dict[str, Any] = {
@@ -177,7 +184,45 @@ def train(
             begun_anew = not (folder / loop.RESUME).exists()
             screen.print(f"interrupted{'' if begun_anew else f'; continue with fer-train --resume {folder}'}")
             raise
+    if record := load_checkpoint(folder / loop.LAST).probabilities:
+        screen.print(in_words(record))
     typer.echo(f"{folder / loop.LAST}")
+
+
+@app.command()
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of fer-train.")],
+    data: Annotated[Path, typer.Option(help="Faces that it was not trained on: fer2013.csv or a folder.")],
+    split: Annotated[Optional[str], typer.Option(help="Split to fit on. Default: PublicTest, or test.")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Checkpoint to write. Default: the one given; its weights stay as they are.")
+    ] = None,
+) -> None:
+    """Fits the temperature that makes probabilities of a checkpoint's logits (docs/calibration.md).
+
+    Training does this by itself; it is for checkpoints made before, and for faces of your own. One half of the split
+    is fitted on, the figures are of the other half.
+
+    Examples:
+
+    * `fer-train calibrate runs/s0/last.pt --data fer2013.csv`
+
+    * `fer-train calibrate runs/s0/last.pt --data mine/ --out runs/s0/mine.pt`
+    """
+    from dataclasses import replace
+
+    from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, also_in_training, load_faces
+    from fer_runtimes.errors import BadInput
+    from fer_runtimes.temperature import in_words
+    from fer_train.calibrate import calibrate_checkpoint
+
+    if split in TRAIN_SPLITS:
+        raise BadInput(f"split {split} is what nets are trained on, and surer of; give another")
+    faces = load_faces(data, (split,) if split else TEST_SPLITS)
+    made = calibrate_checkpoint(checkpoint, replace(faces, seen=also_in_training(data, faces)), out or checkpoint)
+    assert made.probabilities is not None
+    typer.echo(in_words(made.probabilities), err=True)
+    typer.echo(f"{out or checkpoint}")
 
 
 def _refuse_changes(plan: Recipe, given: dict[str, Any], recipe: str | None, out: Path | None, resume: Path) -> None:

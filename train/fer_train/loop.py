@@ -12,7 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_runtimes import metrics
-from fer_runtimes.data import Faces
+from fer_runtimes.data import Faces, copies
 from fer_runtimes.errors import BadInput
 from fer_runtimes.files import sha256_of, whole_file
 from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
+from fer_runtimes.temperature import calibrate
 from fer_train.augment import augment
 from fer_train.checkpoint import Checkpoint, load_checkpoint, load_plain, save_checkpoint
 from fer_train.distil import distillation_loss, load_teachers, opinions
@@ -121,6 +122,7 @@ def train(
     images = torch.from_numpy(np.array(faces.images)).to(device)  # a copy: the data is memory-mapped, read-only
     held_out = torch.from_numpy(prepare(validation.images, recipe.size, recipe.crop)).to(device)
     soft = torch.from_numpy(targets).to(device)
+    watched = replace(validation, seen=copies(validation.images, faces.images))
     checkpoint: Checkpoint | None = None
     for epoch in range(first, recipe.epochs):
         began, size, total_loss = time.perf_counter(), recipe.size_at(epoch), torch.zeros((), device=device)
@@ -155,7 +157,9 @@ def train(
             )
         seconds = time.perf_counter() - began
 
-        figures = evaluate(average.module, held_out, validation.labels, mean, std)
+        answers = logits_of(average.module, held_out, mean, std)
+        table = metrics.confusion(validation.labels, answers.argmax(1))
+        accuracy = metrics.accuracy(table)
         checkpoint = Checkpoint(
             model={"name": recipe.model, "args": _net_args(recipe)},
             input={"size": recipe.size, "crop": recipe.crop, "channels": 1, "mean": mean, "std": std},
@@ -170,13 +174,16 @@ def train(
                 "training_data": faces.describe(),
                 "began_with": origin,
                 "teachers": teacher_records,
-                **figures,
+                "accuracy": accuracy,
+                "macro_f1": metrics.macro_f1(table),
+                "confusion": table.tolist(),
             },
             versions=_versions(),
+            probabilities=_calibrated(answers, watched),
         )
         save_checkpoint(out / LAST, checkpoint)
-        if figures["accuracy"] > best:
-            best = figures["accuracy"]
+        if accuracy > best:
+            best = accuracy
             chosen_by = f"best epoch on {validation.split}"
             save_checkpoint(
                 out / BEST,
@@ -188,7 +195,7 @@ def train(
             size,
             optimizer.param_groups[0]["lr"],
             mean_loss,
-            figures["accuracy"],
+            accuracy,
             steps * batch / seconds,
         )
         with (out / LOG).open("a", encoding="utf-8") as log:
@@ -213,20 +220,25 @@ def train(
     return checkpoint
 
 
-def evaluate(
-    net: nn.Module, images: torch.Tensor, labels: NDArray[np.int64], mean: float, std: float
-) -> dict[str, Any]:
-    """Accuracy, macro-F1 and confusion of ``net`` on uint8 images ``[N, 1, S, S]`` and labels ``[N]``."""
+def logits_of(net: nn.Module, images: torch.Tensor, mean: float, std: float) -> NDArray[np.float32]:
+    """Logits ``[N, 7]`` of ``net``, which takes normalised floats, on uint8 images ``[N, 1, S, S]``."""
     import torch
 
     net.eval()
-    predictions = []
+    answers = []
     with torch.inference_mode():
         for part in images.split(512):
             views = ((part.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-            predictions.append(net(views).argmax(1).cpu())
-    table = metrics.confusion(labels, torch.cat(predictions).numpy())
-    return {"accuracy": metrics.accuracy(table), "macro_f1": metrics.macro_f1(table), "confusion": table.tolist()}
+            answers.append(net(views).float().cpu())
+    return torch.cat(answers).numpy()
+
+
+def _calibrated(logits: NDArray[np.float32], watched: Faces) -> dict[str, Any] | None:
+    """What ``calibrate`` says; None where the faces are too few, or all answered right, to say anything."""
+    try:
+        return calibrate(logits, watched)
+    except BadInput:
+        return None
 
 
 def refuse_used(out: Path) -> None:
