@@ -74,7 +74,7 @@ def train(
 
     * `fer-train --list-models 'fer_*'`
 
-    * `fer-train calibrate runs/s0/last.pt --data fer2013.csv`
+    * `fer-train calibrate runs/s0/last.pt --data fer2013.csv`, `fer-train soup --help`
     """
     if context.invoked_subcommand:
         console.none_before(context)
@@ -223,6 +223,41 @@ def calibrate(
     assert made.probabilities is not None
     typer.echo(in_words(made.probabilities), err=True)
     typer.echo(f"{out or checkpoint}")
+
+
+@app.command()
+def soup(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Checkpoints of one net, fine-tuned from the same weights.")
+    ],
+    data: Annotated[Path, typer.Option(help="Faces that choose: fer2013.csv or a folder.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+    split: Annotated[Optional[str], typer.Option(help="Split that chooses. Default: PublicTest, or test.")] = None,
+) -> None:
+    """Averages the weights of several checkpoints into one that costs no more (arXiv 2203.05482).
+
+    The best comes first; each next one stays in if the mean is not worse for it on the split. A figure on that split
+    is then no test.
+
+    Examples:
+
+    * `fer-train soup runs/a/last.pt runs/b/last.pt runs/c/last.pt --data fer2013.csv --out soup.pt`
+    """
+    from dataclasses import replace
+
+    from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, also_in_training, load_faces
+    from fer_runtimes.errors import BadInput
+    from fer_train.checkpoint import save_checkpoint
+    from fer_train.soup import greedy_soup
+
+    if split in TRAIN_SPLITS:
+        raise BadInput(f"split {split} is what nets are trained on, it cannot choose among them; give another")
+    faces = load_faces(data, (split,) if split else TEST_SPLITS)
+    faces = replace(faces, seen=also_in_training(data, faces))
+    made, chosen = greedy_soup(checkpoints, faces, lambda text: typer.echo(text, err=True))
+    save_checkpoint(out, made)
+    typer.echo(f"{len(chosen)} of {len(checkpoints)}: {made.metrics['accuracy']:.2%} of {faces.split}", err=True)
+    typer.echo(f"{out}")
 
 
 def _refuse_changes(plan: Recipe, given: dict[str, Any], recipe: str | None, out: Path | None, resume: Path) -> None:

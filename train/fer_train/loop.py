@@ -179,7 +179,7 @@ def train(
                 "confusion": table.tolist(),
             },
             versions=_versions(),
-            probabilities=_calibrated(answers, watched),
+            probabilities=calibrated(answers, watched),
         )
         save_checkpoint(out / LAST, checkpoint)
         if accuracy > best:
@@ -233,7 +233,7 @@ def logits_of(net: nn.Module, images: torch.Tensor, mean: float, std: float) -> 
     return torch.cat(answers).numpy()
 
 
-def _calibrated(logits: NDArray[np.float32], watched: Faces) -> dict[str, Any] | None:
+def calibrated(logits: NDArray[np.float32], watched: Faces) -> dict[str, Any] | None:
     """What ``calibrate`` says; None where the faces are too few, or all answered right, to say anything."""
     try:
         return calibrate(logits, watched)
