@@ -38,10 +38,12 @@ lint: $(READY)
 gate: $(READY)
 	$(BIN)/fer-bench gate --baseline benchmarks/baseline.json --no-latency --runtime onnxruntime --runtime openvino
 
-# The figures in README.md and the model card, made again: make figures DATA=path/to/fer2013.csv
+# The figures in README.md and the model cards, made again: make figures DATA=path/to/fer2013.csv
 figures: $(READY)
 	$(BIN)/fer-bench --runtime all --data $(DATA) --queries 5000 --markdown build/figures.md --json build/figures.json
 	$(BIN)/python benchmarks/paste_results.py results build/figures.md README.md docs/model-card.md
+	$(BIN)/fer-bench --runtime all --checkpoint fer_nano --data $(DATA) --queries 5000 --markdown build/figures-nano.md
+	$(BIN)/python benchmarks/paste_results.py results build/figures-nano.md docs/model-card-nano.md
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
 peers: $(READY)

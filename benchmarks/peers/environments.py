@@ -118,11 +118,13 @@ class Environments:
 
     # --- what adapters open -----------------------------------------------------------------
 
-    def bundle(self, target: str) -> str:
-        """The shipped checkpoint, exported on the fly and cached."""
+    def bundle(self, name: str) -> str:
+        """A shipped checkpoint, exported on the fly and cached: ``TARGET`` of the default one, or ``NAME/TARGET``."""
         from fer_export.pipeline import BundleCache, find_checkpoint
 
-        return str(BundleCache(find_checkpoint(None), self._say).bundle(target).path)
+        checkpoint, _, target = name.rpartition("/")
+        found = find_checkpoint(Path(checkpoint) if checkpoint else None)
+        return str(BundleCache(found, self._say).bundle(target).path)
 
     def weights(self, name: str) -> str:
         """A file that the peer's package fetches when it runs; taken from the user's folder."""
