@@ -70,13 +70,17 @@ def disagreeing(results: Results, faces_csv: Faces) -> Results:
     return content
 
 
+NEEDS_DATA = ("accuracy", "recall", "f1", "confusion", "calibration", "disagreements", "worst_mistakes")
+
+
 @pytest.fixture(scope="module")
 def merged(results: Results) -> Results:
     """Two machines, the second with a name and an error that a stranger chose, hot, and without data."""
     other = copy.deepcopy(results) | {"data": None}
     other["environment"]["after"]["throttled"] = True
     for row in other["results"]:
-        row |= dict.fromkeys(("accuracy", "recall", "confusion", "disagreements", "worst_mistakes", "ratio", "raw_ns"))
+        row |= dict.fromkeys(NEEDS_DATA)
+        row |= dict.fromkeys(("ratio", "raw_ns"))
     other["results"][-1]["error"] = HOSTILE
     return merge([("desk", results), (f"_{HOSTILE}", other)])
 
@@ -227,7 +231,7 @@ def test_the_page_stands_alone_and_its_ids_are_its_own(disagreeing: Results, fac
     page = made(disagreeing, tmp_path, faces_csv)
     assert complaints(page) == []
     parsed = Parsed(page)
-    assert parsed.tags["svg"] == 4  # the two of speed, and two different confusion tables
+    assert parsed.tags["svg"] == 5  # the two of speed, two different confusion tables, one of reliability
     assert len(parsed.references) > 4
     assert parsed.tags["h1"] == parsed.tags["title"] == 1
     drawing = re.search(r"<svg.*?</svg>", page, re.DOTALL)
@@ -250,19 +254,19 @@ def test_every_file_makes_a_page(results: Results, merged: Results, tmp_path: Pa
     """Without data, without times, of nothing but errors, of two machines, of an older version without the newer keys."""
     bare = copy.deepcopy(results) | {"data": None}
     for each in bare["results"]:
-        each |= dict.fromkeys(("accuracy", "recall", "confusion", "disagreements", "worst_mistakes", "raw_ns"))
+        each |= dict.fromkeys((*NEEDS_DATA, "raw_ns"))
     old = copy.deepcopy(results)
     for each in old["results"]:
-        for key in ("disagreements", "worst_mistakes", "ratio", "raw_ns", "machine"):
+        for key in ("disagreements", "worst_mistakes", "ratio", "raw_ns", "machine", "calibration", "f1", "average"):
             del each[key]
     untimed = results | {"results": results["results"][3:]}
     errors = results | {"results": results["results"][4:]}
     for content, drawn, said in (
         (bare, 1, "Accuracy was not measured"),
         (old, 3, "is best"),
-        (untimed, 1, "No row has a latency"),
+        (untimed, 2, "No row has a latency"),
         (errors, 0, "Nothing to compare"),
-        (merged, 3, "desk: onnxruntime"),
+        (merged, 4, "desk: onnxruntime"),
         (results | {"results": []}, 0, "Results"),
     ):
         page = made(content, tmp_path)
@@ -288,7 +292,11 @@ def test_faces_are_those_of_the_data_and_stand_in_the_page_alone(
 
 def test_plots_are_files_too(results: Results, tmp_path: Path) -> None:
     write_report(results, None, None, tmp_path / "plots")
-    wanted = {f"{name}{suffix}" for name in ("accuracy-latency", "latency", "confusion") for suffix in (".png", ".svg")}
+    wanted = {
+        f"{name}{suffix}"
+        for name in ("accuracy-latency", "latency", "confusion", "reliability")
+        for suffix in (".png", ".svg")
+    }
     assert {path.name for path in (tmp_path / "plots").iterdir()} == wanted
     for path in (tmp_path / "plots").glob("*.png"):
         assert not blank(np.asarray(Image.open(path).convert("RGB")))
@@ -321,7 +329,7 @@ def test_a_page_right_after_measuring_and_the_same_from_the_file(
     assert done.stderr == ""
     assert first.read_text() == second.read_text()
     assert "data:image/png" in first.read_text()
-    assert len(list((tmp_path / "plots").iterdir())) == 6
+    assert len(list((tmp_path / "plots").iterdir())) == 8
 
 
 def test_what_cannot_be_shown_is_refused_in_one_line(

@@ -53,11 +53,11 @@ def _side_by_side(results: Results) -> Table:
     headings = ["mean over severities", first["name"]]
     for model in others:
         headings += [model["name"], "points more, 95 %"]
-    rows = [["as the faces are", *_cells(first["clean"])]]
+    rows = [["as the faces are", f"{first['clean']:.1%}"]]
     for model in others:
         rows[0] += [f"{model['clean']:.1%}", f"{100 * (model['clean'] - first['clean']):+.1f}"]
     for name in [*results["corruptions"], None]:
-        row = ["all corruptions" if name is None else name, *_cells(_mean(first, name))]
+        row = ["all corruptions" if name is None else name, f"{_mean(first, name):.1%}"]
         for model in others:
             change = model["to_first"] if name is None else model["to_first"]["corruptions"][name]
             row += [f"{_mean(model, name):.1%}", _signed(change["mean"], *(change["interval"] or ()))]
@@ -67,10 +67,6 @@ def _side_by_side(results: Results) -> Table:
 
 def _mean(model: dict[str, Any], name: str | None) -> float:
     return float(model["mean"] if name is None else model["corruptions"][name]["mean"])
-
-
-def _cells(share: float) -> list[str]:
-    return [f"{share:.1%}"]
 
 
 def _turned(interval: list[float]) -> tuple[float, float]:

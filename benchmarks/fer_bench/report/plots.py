@@ -294,11 +294,11 @@ def _confusion(table: NDArray[np.int64], shares: NDArray[np.float64]) -> Figure:
 
 
 def _reliabilities(rows: Sequence[Row], called: Sequence[str]) -> Iterator[Plot]:
-    """A diagram for each set of bins; rows whose bins say the same to three digits share one."""
+    """A diagram for each set of bins; rows that have as many images and right answers in each share one."""
     alike: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         if found := row.get("calibration"):
-            told = {name: np.round(bins, 1).tolist() for name, bins in found["bins"].items()}
+            told = [[(images, right) for images, _, right in bins] for bins in found["bins"].values()]
             alike.setdefault(str((found["temperature"], told)), []).append(i)
     for number, group in enumerate(alike.values(), start=1):
         found = rows[group[0]]["calibration"]
