@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -340,6 +342,27 @@ def constant_of(block: Any, kind: str, parameter: str) -> Any:
     return next(one for one in block.operations if one.outputs[0].name == name)
 
 
+def test_a_package_is_run_without_the_weight_of_coremltools_which_may_come_before_or_after(package: Path) -> None:
+    """The same protobuf classes are then there twice, by two names."""
+    code = """
+import sys
+from pathlib import Path
+from fer_runtimes.mil.program import read_program
+if "before" in sys.argv:
+    import coremltools
+read = [read_program(Path(sys.argv[1]))]
+assert "before" in sys.argv or not {"coremltools", "torch"} & set(sys.modules)
+import coremltools
+assert coremltools.utils.load_spec(sys.argv[1]).WhichOneof("Type") == "mlProgram"
+read.append(read_program(Path(sys.argv[1])))
+assert read[0].ops == read[1].ops
+"""
+    for order in ("before", "after"):
+        subprocess.run(
+            [sys.executable, "-c", code, package / "model.mlpackage", order], check=True, capture_output=True
+        )
+
+
 def test_one_altered_byte_of_the_weights_is_refused(package: Path) -> None:
     blob = package / "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
     content = bytearray(blob.read_bytes())
@@ -365,7 +388,7 @@ def test_an_altered_normalisation_fails_parity_though_the_hashes_match(
 ) -> None:
     edit(package, change)
     rehash(package)
-    done = command("fer-bench", "--runtime", "coreml-reference", "--model", package)
+    done = command("fer-bench", "--runtime", "coreml-reference", "--model", package, "--queries", 12, "--seconds", 0)
     assert done.returncode == 1
     assert "departs from the reference" in done.stderr
 
