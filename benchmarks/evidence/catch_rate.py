@@ -40,7 +40,7 @@ def catch_rate(
     """
     from rich.console import Console
 
-    from fer_export.pipeline import shipped_checkpoint
+    from fer_export.pipeline import find_checkpoint
     from fer_runtimes.drawn import drawn_faces
     from fer_runtimes.errors import CheckFailed
     from seeded_faults.builds import CELLS, asked, build, clean_runs, forged
@@ -49,7 +49,7 @@ def catch_rate(
     rows, missed = [], []
     screen = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as scratch, screen.status("building") as status:
-        clean = build(checkpoint or shipped_checkpoint(), Path(scratch) / "build", drawn_faces(_FACES, _SEED))
+        clean = build(find_checkpoint(checkpoint), Path(scratch) / "build", drawn_faces(_FACES, _SEED))
         for fault in FAULTS:
             for i, strength in enumerate(fault.strengths):
                 status.update(f"{fault.name}, {strength:g} {fault.unit}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from evidence.output import show
 from fer_bench import options
 from fer_export.calibration import IMAGES, load_calibration
-from fer_export.pipeline import load_source, shipped_checkpoint
+from fer_export.pipeline import find_checkpoint, load_source
 from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, signed
 from fer_export.targets.to_onnx import graph
 from fer_export.targets.to_tensorrt import normalisation
@@ -54,7 +54,7 @@ def int8(
 
     calibration = load_calibration(data, calibration_images)
     test = load_faces(data, TEST_SPLITS)
-    source = load_source(checkpoint or shipped_checkpoint(), test)
+    source = load_source(find_checkpoint(checkpoint), test)
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
     model = graph(source)
     to_calibrate = prepare(calibration.images, size, crop)

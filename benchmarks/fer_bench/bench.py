@@ -13,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_bench import loadgen, modes
+from fer_bench.calibration import calibration
 from fer_bench.environment import environment
 from fer_bench.latency import summarise
-from fer_bench.measure import Measured, Task, measure
+from fer_bench.measure import Measured, Task, measure, processes_for
 from fer_bench.mistakes import disagreements, worst_mistakes
 from fer_bench.modes import Modes
 from fer_bench.noise import BUSY
 from fer_bench.stats import Ratio, ratio
 from fer_bench.tables import name_of
 from fer_runtimes import board, metrics
+from fer_runtimes.averaging import AVERAGES, check_average, prepare_views
 from fer_runtimes.bundle import Bundle, Manifest, Reference, read_reference
 from fer_runtimes.data import Faces
-from fer_runtimes.errors import CheckFailed, NotAvailable
+from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
 from fer_runtimes.images import prepare
 from fer_runtimes.parity import Tolerance, check, compare
 from fer_runtimes.session import Options
@@ -54,10 +56,14 @@ def bench(
     say: Callable[[str], None] = lambda _: None,
     seconds: float = SECONDS,
     further: Modes = Modes(),  # noqa: B008
+    processes: int = 0,
+    average: str = "",
 ) -> dict[str, Any]:
     """Measures every job in its own process, in turns, and returns the result file's content (``docs/results.md``).
 
-    queries, seconds: at least, for each job; further: what else to measure. Raises NotAvailable, before anything is
+    queries, seconds: at least, for each job; further: what else to measure; processes: how many fresh ones a job's queries
+    are spread over, 0 for as many as they are worth (``processes_for``);
+    average: of ``fer_runtimes.averaging``: each query is then all views of a face, needs faces. Raises NotAvailable, before anything is
     measured, if that needs a package which is not here.
 
     Agreement is with the PyTorch row of the same checkpoint, unfolded where it is among the jobs,
@@ -67,19 +73,32 @@ def bench(
     """
     if further.loadgen and (reason := loadgen.missing()):
         raise NotAvailable(reason)
+    processes = processes or processes_for(queries)
+    if average and faces is None:
+        raise BadInput(
+            f"--average {average} needs --data: without faces there is nothing that it could make more right"
+        )
+    for job in jobs:
+        if average and job.bundle is not None:
+            check_average(average, job.bundle.manifest.crop)
     made, before = datetime.now(timezone.utc), board.snapshot()
     with tempfile.TemporaryDirectory() as scratch:
         tasks = {
-            i: Task(job.bundle.path, job.runtime, _images(faces, job.bundle.manifest, Path(scratch)))
+            i: Task(
+                job.bundle.path,
+                job.runtime,
+                _images(faces, job.bundle.manifest, Path(scratch), average),
+                average,
+            )
             for i, job in enumerate(jobs)
             if job.bundle is not None and not job.error
         }
-        results, meanwhile = measure(list(tasks.values()), options, queries, seconds, say, further)
+        results, meanwhile = measure(list(tasks.values()), options, queries, seconds, say, further, processes=processes)
     after = board.snapshot(since=before)
     done = dict(zip(tasks, results, strict=True))
     measured = [done.get(i, job.error or "no bundle") for i, job in enumerate(jobs)]
     truths = _references(jobs, measured)
-    rows = [_row(job, result, faces, truths) for job, result in zip(jobs, measured, strict=True)]
+    rows = [_row(job, result, faces, truths, average) for job, result in zip(jobs, measured, strict=True)]
     _add_ratios(rows, measured, meanwhile["busy_share"])
     return {
         "format": FORMAT,
@@ -89,17 +108,20 @@ def bench(
         "data": faces.describe() if faces else None,
         "queries": queries,
         "seconds": seconds,
+        "processes": processes,
         "results": rows,
     }
 
 
-def _images(faces: Faces | None, manifest: Manifest, scratch: Path) -> Path | None:
+def _images(faces: Faces | None, manifest: Manifest, scratch: Path, average: str) -> Path | None:
     """The prepared images in a file that each process maps, made once for each input size and crop."""
     if faces is None:
         return None
     path = scratch / f"{manifest.size}-{manifest.crop}.npy"
     if not path.exists():
-        np.save(path, prepare(faces.images, manifest.size, manifest.crop))
+        size, crop = manifest.size, manifest.crop
+        views = prepare_views(faces.images, size, crop, average) if average else prepare(faces.images, size, crop)
+        np.save(path, views)
     return path
 
 
@@ -150,6 +172,7 @@ def _row(
     result: Measured | str,
     faces: Faces | None,
     truths: dict[str, tuple[str, NDArray[np.float32]]],
+    average: str,
 ) -> dict[str, Any]:
     manifest = job.bundle.manifest if job.bundle else None
     row: dict[str, Any] = {
@@ -160,6 +183,8 @@ def _row(
         "bundle_sha256": job.bundle and job.bundle.digest,
         "signed_by": job.signed_by,
         "folded": manifest and manifest.source.get("folded"),
+        "average": average or None,
+        "passes": len(AVERAGES[average]) if average else 1,
         "error": result if isinstance(result, str) else None,
         "parity_failure": None,
     }
@@ -173,8 +198,10 @@ def _row(
             "accuracy",
             "accuracy_unseen",
             "macro_f1",
+            "f1",
             "recall",
             "confusion",
+            "calibration",
             "agreement",
             "agreement_with",
             "max_abs_logit",
@@ -232,7 +259,7 @@ def _row(
     )
     truth = truths.get(manifest.source["checkpoint_sha256"])
     if answers.logits is not None and truth is not None:
-        row |= _agreement(answers.logits, truth[1], truth[0])
+        row |= _agreement(answers.logits, truth[1], f"{truth[0]} ({average})" if average else truth[0])
     else:
         row |= _agreement(
             answers.reference_logits,
@@ -241,17 +268,22 @@ def _row(
         )
     if faces is not None and answers.logits is not None:
         table = metrics.confusion(faces.labels, answers.logits.argmax(1))
-        recall = [None if np.isnan(value) else float(value) for value in metrics.recall(table)]
         row |= {
             "accuracy": metrics.accuracy(table),
             "accuracy_unseen": _accuracy_unseen(faces, answers.logits),
             "macro_f1": metrics.macro_f1(table),
-            "recall": recall,
+            "f1": _by_class(metrics.f1(table)),
+            "recall": _by_class(metrics.recall(table)),
             "confusion": table.tolist(),
-            "disagreements": disagreements(answers.logits, truth and truth[1], faces.labels),
-            "worst_mistakes": worst_mistakes(answers.logits, truth and truth[1], faces.labels),
+            "calibration": calibration(answers.logits, faces, manifest),
+            "disagreements": disagreements(answers.logits, truth and truth[1], faces.labels, manifest.temperature),
+            "worst_mistakes": worst_mistakes(answers.logits, truth and truth[1], faces.labels, manifest.temperature),
         }
     return row
+
+
+def _by_class(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _parity_failure(bundle: Bundle, reference: Reference, logits: NDArray[np.float32], what: str) -> str | None:

@@ -9,11 +9,13 @@ from typing import Annotated, Optional
 import typer
 
 from fer_bench import options
+from fer_bench.corruptions.cli import corruptions
 from fer_bench.diff.cli import diff
 from fer_bench.gate.cli import gate
 from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
 from fer_bench.report.cli import report
+from fer_bench.sweep import sweep
 from fer_runtimes import console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -39,6 +41,7 @@ def bench(
     threads: options.Threads = 0,
     queries: options.Queries = 1024,
     seconds: Annotated[float, typer.Option(min=0, help="Timed seconds a runtime, at least.")] = 2.0,
+    processes: options.Processes = 0,
     batch: Annotated[
         Optional[list[int]], typer.Option(min=1, help="Images a second too, so many given at once; repeatable.")
     ] = None,
@@ -54,6 +57,15 @@ def bench(
     pin: Annotated[
         bool, typer.Option("--pin/--no-pin", help="Bind each runtime to as many cores as it has threads.")
     ] = True,
+    average: Annotated[
+        str,
+        typer.Option(
+            help="Answer by the mean of several views of a face, in one query: flip or ten-crop. Needs --data."
+        ),
+    ] = "",
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Show recall and F1 of each class too; they are always in the files.")
+    ] = False,
     require_signature: options.RequireSignature = False,
     list_runtimes: Annotated[bool, typer.Option("--list", help="List runtimes and what each lacks here.")] = False,
 ) -> None:
@@ -69,10 +81,10 @@ def bench(
 
     * `fer-bench --data fer2013.csv --html results.html --plots plots/`
 
-    * `fer-bench gate --help`, `fer-bench report --help`
+    * `fer-bench gate --help`, `fer-bench report --help`, `fer-bench corruptions --help`
     """
     if context.invoked_subcommand:
-        _none_before(context)
+        console.none_before(context)
         return
     if list_runtimes:
         from fer_runtimes.engines import ENGINES
@@ -119,6 +131,8 @@ def bench(
             lambda text: status.update(f"measuring: {text}"),
             seconds,
             further,
+            processes,
+            average,
         )
     for path, content in (
         (json_out, json_text(results)),
@@ -129,7 +143,8 @@ def bench(
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
     shown = Console(highlight=False, width=None if screen.is_terminal else 200)
-    for table in (tables.terminal(results), *tables.terminal_extra(results)):
+    by_class = tables.terminal_classes(results) if per_class else []
+    for table in (tables.terminal(results), *tables.terminal_extra(results), *by_class):
         shown.print(table)
     if html_out or plots_out:
         write_report(results, faces, html_out, plots_out)
@@ -146,20 +161,12 @@ def bench(
         raise NotAvailable(f"{len(failed)} of {len(jobs)} runtimes could not be measured: {failed[0]['error']}")
 
 
-def _none_before(context: typer.Context) -> None:
-    """Refuses options of the measurement in front of another command, where nobody would heed them."""
-    from fer_runtimes.errors import BadInput
-
-    sources = [context.get_parameter_source(name) for name in context.params]
-    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
-        name = context.invoked_subcommand
-        raise BadInput(f"options stand before {name}, which does not heed them; give them after it")
-
-
 app.command()(gate)
+app.command()(corruptions)
 app.command()(report)
 app.add_typer(history, name="history")
 app.command()(diff)
+app.command()(sweep)
 
 
 def main() -> None:

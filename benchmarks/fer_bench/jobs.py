@@ -46,10 +46,10 @@ def jobs_of_models(models: list[Path], runtimes: list[str], asked: list[str]) ->
 
 def jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callable[[str], None]) -> list[Job]:
     """Each asked runtime on the bundle of its own target, exported on the fly; PyTorch unfolded too, for what folding buys."""
-    from fer_export.pipeline import BundleCache, shipped_checkpoint
+    from fer_export.pipeline import BundleCache, find_checkpoint
     from fer_runtimes.engines import ENGINES
 
-    cache = BundleCache(checkpoint or shipped_checkpoint(), say)
+    cache = BundleCache(find_checkpoint(checkpoint), say)
     jobs = []
     for name in runtimes:
         target = (ENGINES[name].targets or ("onnx",))[0]

@@ -4,6 +4,10 @@ A process apiece keeps thread pools from fighting, makes load time and memory me
 lets a runtime that dies cost its own row and no other. All are open at once and take turns, in a new
 random order each round, so that a machine that warms up or slows down does so for all alike; while
 one is at work the others sleep.
+
+Where the system happens to lay a process's memory moves its times by several percent for as long as it
+lives (Mytkowicz et al., ASPLOS 2009). So each runtime is started afresh several times, and what one
+process took is one sample.
 """
 
 from __future__ import annotations
@@ -32,24 +36,31 @@ from fer_runtimes.engines import ENGINES
 from fer_runtimes.session import Options
 
 ROUND = 200  # queries; a round of a fast runtime is as many as fill its share of the time
-ROUNDS = 12  # at least: intervals come from resampling them
+ROUNDS = 12  # at least: intervals come from resampling them, or the processes that they belong to
+PROCESSES = 12  # at most, one after another
+QUERIES_APIECE = 160  # that a process must be worth starting for: MLPerf's 1,024 are six
 SENSORS = Path("/")
 
 
 @dataclass(frozen=True)
 class Task:
-    """images: a .npy of uint8 ``[N, 1, S, S]`` to answer and to time on; None for the bundle's own."""
+    """images: a .npy of uint8 ``[N, V, S, S]`` to answer and to time on, V views of each face; None for the bundle's own.
+
+    average: name of these views (``fer_runtimes.averaging``), empty for one view of each
+    """
 
     bundle: Path
     runtime: str
     images: Path | None
+    average: str = ""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a process brought back. rounds: nanoseconds of each query, by round, none where the time would say nothing of the engine.
+    """What a task's processes brought back. rounds: nanoseconds of each query, by process or, where there was but one, by
+    round; none where the time would say nothing of the engine.
 
-    busy_share: of the processors, what others took during its rounds; energy, modes: a row's ``energy``, and its other
+    opened: medians over the processes; busy_share: of the processors, what others took during its rounds; energy, modes: a row's ``energy``, and its other
     keys of ``modes.KEYS``
     """
 
@@ -71,7 +82,8 @@ class Apart:
         self.error: str | None = None
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        arguments = (there, task.bundle, task.runtime, options, task.images, time.monotonic_ns(), pin, sensors)
+        started = time.monotonic_ns()
+        arguments = (there, task.bundle, task.runtime, options, task.images, started, pin, sensors, task.average)
         self.process = context.Process(target=serve, args=arguments, name=task.runtime, daemon=True)
         self.process.start()
         there.close()  # else the pipe would stay open when the process dies
@@ -116,6 +128,23 @@ class Apart:
             self.process.join()
 
 
+@dataclass
+class _Taken:
+    """What a task's processes have brought so far; ``error`` ends it."""
+
+    task: Task
+    error: str | None = None
+    opened: list[Opened] = field(default_factory=list)
+    settled: bool = True
+    processes: list[list[Round]] = field(default_factory=list)
+    measured: Measured | None = None
+
+
+def processes_for(queries: int) -> int:
+    """How many fresh processes so many queries of a runtime are spread over."""
+    return min(PROCESSES, max(1, queries // QUERIES_APIECE))
+
+
 def measure(
     tasks: Sequence[Task],
     options: Options,
@@ -124,58 +153,77 @@ def measure(
     say: Callable[[str], None] = lambda _: None,
     modes: Modes = Modes(),  # noqa: B008
     sensors: Path = SENSORS,
+    processes: int = 1,
 ) -> tuple[list[Measured | str], dict[str, Any]]:
     """Measures all tasks in turns; one line of text stands for one that cannot run or dies.
 
-    queries, seconds: at least, for each task; modes: what else to measure after the rounds; sensors: below which those of
-    power and energy are read. Also returns what the machine did meanwhile:
-    ``busy_share`` and ``steal_share`` of ``noise.summary`` and, once all are open,
-    ``memory_available_bytes`` and ``memory_bytes`` (None where the system does not tell).
+    queries, seconds: at least, for each task; modes: what else to measure after the rounds, in the last process;
+    sensors: below which those of power and energy are read; processes: how often each task is started afresh.
+    Also returns what the machine did meanwhile: ``busy_share`` and ``steal_share`` of ``noise.summary`` and, once all are
+    open, ``memory_available_bytes`` and ``memory_bytes`` (None where the system does not tell).
     """
-    with ExitStack() as stack:
-        every = []
-        for task in tasks:
-            say(f"{task.runtime} on {task.bundle.name}: opening")
-            every.append(stack.enter_context(Apart(task, options, modes.pin, sensors)))
-        memory = noise.memory() or (None, None)
-        timed = [apart for apart in every if ENGINES[apart.task.runtime].timed]
-        settled: dict[Apart, bool] = {}
-        for apart in timed:
-            say(f"{apart.task.runtime} on {apart.task.bundle.name}: warming up")
-            settled[apart] = apart.ask("settle")
-        count = min(queries, max(ROUNDS, math.ceil(queries / ROUND)))
-        rounds: dict[Apart, list[Round]] = {apart: [] for apart in every}
-        meter = stack.enter_context(Meter(sensors))
-        meter.rest()
-        random = np.random.default_rng(0)
-        for number in range(count):
-            say(f"round {number + 1} of {count}")
-            for i in random.permutation(len(timed)):
-                if done := timed[i].ask("round", math.ceil(queries / count), seconds / count):
-                    rounds[timed[i]].append(done)
-        found = further.run(modes, timed, count, queries, seconds, say, sensors)
-        results: list[Measured | str] = []
-        for apart in every:
-            say(f"{apart.task.runtime} on {apart.task.bundle.name}: answering")
-            answers = apart.ask("answer")
-            if apart.error is not None or apart.opened is None:
-                results.append(apart.error or "nothing came back")
-                continue
-            apart.ask("close")  # an engine that dies of this has answered all the same
-            results.append(
-                Measured(
-                    apart.opened,
-                    [done.nanoseconds for done in rounds[apart]],
-                    sum(done.usage.switches for done in rounds[apart]),
-                    _notes(settled.get(apart, True), rounds[apart]) + _unbound(modes.pin, options.threads, answers),
-                    answers,
-                    noise.busy_share(done.usage for done in rounds[apart]),
-                    meter.summarise([done.span for done in rounds[apart]]),
-                    found.get(apart, {}),
-                )
-            )
-    spans = [done.usage for part in rounds.values() for done in part]
+    apiece = math.ceil(min(queries, max(ROUNDS, math.ceil(queries / ROUND))) / processes)
+    count = apiece * processes
+    every, random = [_Taken(task) for task in tasks], np.random.default_rng(0)
+    memory: tuple[int | None, int | None] = (None, None)
+    with Meter(sensors) as meter:
+        for process in range(processes):
+            last = process == processes - 1
+            of = f", process {process + 1} of {processes}" if processes > 1 else ""
+            with ExitStack() as stack:
+                apart: dict[int, Apart] = {}
+                for i, taken in enumerate(every):
+                    if taken.error is None and (last or _timed(taken.task)):
+                        say(f"{taken.task.runtime} on {taken.task.bundle.name}: opening{of}")
+                        apart[i] = stack.enter_context(Apart(taken.task, options, modes.pin, sensors))
+                memory = noise.memory() or memory
+                timed = {i: one for i, one in apart.items() if _timed(one.task)}
+                for i, one in timed.items():
+                    say(f"{one.task.runtime} on {one.task.bundle.name}: warming up{of}")
+                    every[i].settled &= bool(one.ask("settle"))
+                    every[i].processes.append([])
+                if not process:
+                    meter.rest()
+                for number in range(process * apiece, (process + 1) * apiece):
+                    say(f"round {number + 1} of {count}{of}")
+                    for i in random.permutation(list(timed)).tolist():
+                        if done := timed[i].ask("round", math.ceil(queries / count), seconds / count):
+                            every[i].processes[-1].append(done)
+                found = further.run(modes, list(timed.values()), count, queries, seconds, say, sensors) if last else {}
+                for i, one in apart.items():
+                    if last:
+                        say(f"{one.task.runtime} on {one.task.bundle.name}: answering")
+                        answers = one.ask("answer")
+                    every[i].error = one.error
+                    if one.error is None and one.opened is not None:
+                        every[i].opened.append(one.opened)
+                        one.ask("close")  # an engine that dies of this has answered all the same
+                        if last:
+                            every[i].measured = _measured(every[i], answers, modes, options, meter, found.get(one, {}))
+        spans = [done.usage for taken in every for part in taken.processes for done in part]
+    results = [taken.measured or taken.error or "nothing came back" for taken in every]
     return results, noise.summary(spans) | {"memory_available_bytes": memory[0], "memory_bytes": memory[1]}
+
+
+def _timed(task: Task) -> bool:
+    return ENGINES[task.runtime].timed
+
+
+def _measured(
+    taken: _Taken, answers: Answers, modes: Modes, options: Options, meter: Meter, found: dict[str, Any]
+) -> Measured:
+    rounds = [done for part in taken.processes for done in part]
+    blocks = taken.processes if len(taken.processes) > 1 else [[done] for done in rounds]
+    return Measured(
+        Opened(**{key: float(np.median([vars(one)[key] for one in taken.opened])) for key in vars(taken.opened[0])}),
+        [np.concatenate([done.nanoseconds for done in block]) for block in blocks],
+        sum(done.usage.switches for done in rounds),
+        _notes(taken.settled, rounds) + _unbound(modes.pin, options.threads, answers),
+        answers,
+        noise.busy_share(done.usage for done in rounds),
+        meter.summarise([done.span for done in rounds]),
+        found,
+    )
 
 
 def _notes(settled: bool, rounds: Sequence[Round]) -> tuple[str, ...]:

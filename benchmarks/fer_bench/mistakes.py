@@ -13,30 +13,37 @@ SHOWN = 12
 
 
 def disagreements(
-    logits: NDArray[np.floating], truth: NDArray[np.floating] | None, labels: NDArray[np.int64]
+    logits: NDArray[np.floating],
+    truth: NDArray[np.floating] | None,
+    labels: NDArray[np.int64],
+    temperature: float = 1.0,
 ) -> list[dict[str, Any]] | None:
     """Up to 12 images that the row answers otherwise than its reference, the widest margin first.
 
-    logits, truth: ``[N, 7]``, of the row and of its reference; labels: ``[N]``.
+    logits, truth: ``[N, 7]``, of the row and of its reference; labels: ``[N]``;
+    temperature: the bundle's, for the probabilities shown.
     None without a reference's logits, an empty list where all agree.
     """
     if truth is None:
         return None
     margins = _margins(truth)
     departs = np.flatnonzero(logits.argmax(1) != truth.argmax(1))
-    return _described(departs[np.argsort(-margins[departs], kind="stable")], logits, truth, labels)
+    return _described(departs[np.argsort(-margins[departs], kind="stable")], logits, truth, labels, temperature)
 
 
 def worst_mistakes(
-    logits: NDArray[np.floating], truth: NDArray[np.floating] | None, labels: NDArray[np.int64]
+    logits: NDArray[np.floating],
+    truth: NDArray[np.floating] | None,
+    labels: NDArray[np.int64],
+    temperature: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Up to 12 images that the row answers otherwise than their label, the most probable answer first.
 
     Arguments as of ``disagreements``; ``reference`` and ``margin`` are None without a reference's logits.
     """
-    probabilities = metrics.softmax(logits).max(1)
+    probabilities = metrics.softmax(logits, temperature).max(1)
     wrong = np.flatnonzero(logits.argmax(1) != labels)
-    return _described(wrong[np.argsort(-probabilities[wrong], kind="stable")], logits, truth, labels)
+    return _described(wrong[np.argsort(-probabilities[wrong], kind="stable")], logits, truth, labels, temperature)
 
 
 def _margins(logits: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -51,11 +58,12 @@ def _described(
     logits: NDArray[np.floating],
     truth: NDArray[np.floating] | None,
     labels: NDArray[np.int64],
+    temperature: float,
 ) -> list[dict[str, Any]]:
     chosen = chosen[:SHOWN]
     if not len(chosen):
         return []
-    probabilities = metrics.softmax(logits[chosen]).max(1)
+    probabilities = metrics.softmax(logits[chosen], temperature).max(1)
     margins = None if truth is None else _margins(truth[chosen])
     return [
         {

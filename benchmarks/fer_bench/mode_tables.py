@@ -37,6 +37,19 @@ def _heat(entry: Entry) -> str:
 # key of a row, title, heading: how a cell is written; a cell whose value is missing becomes "-"
 _TABLES: tuple[tuple[str, str, Columns], ...] = (
     (
+        "calibration",
+        "Calibration: how far probabilities are from the share that is right",
+        {
+            "temperature": lambda entry: f"{entry['temperature']:.3f}" if entry["fitted_on"] else "none fitted",
+            "fitted on": lambda entry: "{images} of {data} {split}".format(**entry["fitted_on"]),
+            "measured on": lambda entry: f"{entry['images']}: {entry['measured_on']}",
+            "error, logits as they are": lambda entry: f"{entry['calibration_error']['raw']:.3f}",
+            "error, with temperature": lambda entry: (
+                f"{entry['calibration_error']['scaled']:.3f}" if entry["fitted_on"] else "-"
+            ),
+        },
+    ),
+    (
         "throughput",
         "Images a second, several given at once",
         {

@@ -14,11 +14,22 @@ Models = Annotated[
         "--model", help="Bundle of fer-export, or a folder of bundles. Default: exported on the fly and cached."
     ),
 ]
-Checkpoint = Annotated[Optional[Path], typer.Option(help="Checkpoint to export on the fly. Default: the shipped one.")]
+Checkpoint = Annotated[
+    Optional[Path],
+    typer.Option(
+        help="Checkpoint to export on the fly: a file, or the name of a shipped one. Default: fer_mobileone_s."
+    ),
+]
 Split = Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")]
 Device = Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")]
 Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 means all usable cores.")]
 Queries = Annotated[int, typer.Option(min=1, help="Timed inferences a runtime, at least.")]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Fresh processes that each runtime's queries are spread over; 0: one for each 160, at most 12."
+    ),
+]
 JsonOut = Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")]
 MarkdownOut = Annotated[Optional[Path], typer.Option("--markdown", help="Write the table as Markdown.")]
 RequireSignature = Annotated[

@@ -1,7 +1,8 @@
 """What a sample of latencies supports: percentiles with confidence, intervals, ratios in pairs.
 
 Queries of one round resemble each other more than queries of different rounds, since clocks, heat and
-other programs drift. So intervals come from resampling whole rounds, never single queries.
+other programs drift. So intervals come from resampling whole rounds, never single queries; where a runtime was started afresh
+several times, all that one process took stands for a round here.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def ratio(to: str, reference: Sequence[NDArray[np.int64]], own: Sequence[NDArray
     value = float(np.median(pairs))
     found = bootstrap(lambda chosen: float(np.median(pairs[chosen])), len(pairs))
     if found is None:
-        return Ratio(to, value, None, None, True, None, "too few rounds for an interval")
+        return Ratio(to, value, None, None, True, None, "too few rounds or processes for an interval")
     reach = (found[1] - found[0]) / 2 / value
     count = min(sum(map(len, side)) for side in (reference, own))
     needed = math.ceil(count * (reach / SURE) ** 2) if reach > SURE else None  # an interval shrinks with the root

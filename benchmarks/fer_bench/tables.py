@@ -23,7 +23,8 @@ LITTLE_MEMORY = 0.1  # share of all memory; with less left, pages of files are d
 
 def name_of(row: Row) -> str:
     """What tables call a row's runtime."""
-    return str(row["runtime"]) + (" (unfolded)" if row["folded"] is False else "")
+    extras = [*(["unfolded"] if row["folded"] is False else []), *([str(row["average"])] if row.get("average") else [])]
+    return str(row["runtime"]) + (f" ({', '.join(extras)})" if extras else "")
 
 
 def _milliseconds(key: str) -> Callable[[Row], str]:
@@ -79,10 +80,10 @@ _FURTHER: dict[str, Callable[[Row], str]] = {
     "first inference ms": lambda row: f"{row['first_inference_ms']:.1f}",
     "memory MB": lambda row: f"{row['rss_over_bare_bytes'] / 1e6:.0f}",
 }
-WORDS = ("machine", "runtime", "target", "precision")
+WORDS = ("machine", "runtime", "target", "precision", "corruption")
 # what a csv cell does not hold
 _NESTED = (
-    *("latency_ms", "ratio", "raw_ns", "notes", "recall", "confusion", "cores", "energy"),
+    *("latency_ms", "ratio", "raw_ns", "notes", "recall", "f1", "confusion", "calibration", "cores", "energy"),
     *("disagreements", "worst_mistakes", *modes.KEYS),
 )
 
@@ -100,6 +101,20 @@ def further_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def extra_cells(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, headings and rows of each table of what was measured besides (docs/modes.md)."""
     return extra(results["results"], _who)
+
+
+def class_cells(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of the tables by class; none without data."""
+    found = []
+    for key, title, form in (("recall", "Recall per class", "{:.1%}"), ("f1", "F1 per class", "{:.3f}")):
+        rows = [
+            [_who(row), *("-" if value is None else form.format(value) for value in row[key])]
+            for row in results["results"]
+            if row.get(key)  # files made before there was an F1 lack it
+        ]
+        if rows:
+            found.append((title, ["runtime", *LABELS], rows))
+    return found
 
 
 def _filled(columns: dict[str, Callable[[Row], str]], rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -142,9 +157,19 @@ def facts(results: dict[str, Any]) -> list[str]:
         *places,
         on,
         f"latency of one image at a time, at least {queries} queries after warm-up",
+        *_averaged(results["results"]),
         *([f"speed-up over {' / '.join(compared)} in the same rounds, with its 95 % interval"] if compared else []),
         *([f"agreement of top-1 with {' / '.join(facing)}"] if facing else []),
         *_unsure(results["results"]),
+    ]
+
+
+def _averaged(rows: list[Row]) -> list[str]:
+    """What averaged rows answer and what that costs."""
+    found = dict.fromkeys((row["average"], row["passes"]) for row in rows if row.get("average"))
+    return [
+        f"({average}): the mean logits of {passes} views of each face, all of them in its latency; parity is of one view"
+        for average, passes in found
     ]
 
 
@@ -191,15 +216,21 @@ def disturbances(environment: dict[str, Any]) -> list[str]:
 def terminal(results: dict[str, Any]) -> Table:
     """A rich table."""
     headings, rows = cells(results)
-    return _rich(headings, rows, caption=caption(results))
+    return rich_table(headings, rows, caption=caption(results))
 
 
 def terminal_extra(results: dict[str, Any]) -> list[Table]:
     """Rich tables of what was measured besides."""
-    return [_rich(headings, rows, title=title) for title, headings, rows in extra_cells(results)]
+    return [rich_table(headings, rows, title=title) for title, headings, rows in extra_cells(results)]
 
 
-def _rich(headings: list[str], rows: list[list[str]], **texts: str) -> Table:
+def terminal_classes(results: dict[str, Any]) -> list[Table]:
+    """Rich tables by class."""
+    return [rich_table(headings, rows, title=title) for title, headings, rows in class_cells(results)]
+
+
+def rich_table(headings: list[str], rows: list[list[str]], **texts: str) -> Table:
+    """A rich table of text; texts: its ``title``, its ``caption``."""
     from rich.table import Table
 
     table = Table(caption_justify="left", title_justify="left", **texts)  # type: ignore[arg-type]
@@ -219,12 +250,8 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["", "Latency with confidence, start and memory:", "", *markdown_table(headings, rows)]
     for title, headings, rows in extra_cells(results):
         lines += ["", f"{title}:", "", *markdown_table(headings, rows)]
-    scored = [row for row in results["results"] if row["recall"]]
-    if scored:
-        recalls = [
-            [_who(row), *("-" if value is None else f"{value:.1%}" for value in row["recall"])] for row in scored
-        ]
-        lines += ["", "Recall per class:", "", *markdown_table(["runtime", *LABELS], recalls)]
+    for title, headings, rows in class_cells(results):
+        lines += ["", f"{title}:", "", *markdown_table(headings, rows)]
     if failed := [
         f"- {_who(row)}: {row[key]}" for row in results["results"] for key in ("error", "parity_failure") if row[key]
     ]:
@@ -251,6 +278,11 @@ def comma_separated(results: dict[str, Any]) -> str:
                 )
             )
             | {f"speed_up_{key}": (row.get("ratio") or {}).get(key) for key in ("to", "value", "low", "high", "unsure")}
+            | {
+                f"{key}_{name}": ((row.get("calibration") or {}).get(key) or {}).get(name)
+                for key in ("calibration_error", "nll")
+                for name in ("raw", "scaled")
+            }
             | {f"recall_{label}": row["recall"][i] if row["recall"] else None for i, label in enumerate(LABELS)}
         )
     out = io.StringIO()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fer_bench import energy, latency, loadgen, paced, pin
 from fer_bench.energy import Span
 from fer_bench.noise import Usage, usage
+from fer_runtimes.averaging import Averaged, prepare_views
 from fer_runtimes.bundle import read_bundle, read_reference
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.errors import FerError
@@ -67,8 +68,9 @@ class Worker:
     """Opens the bundle and answers its first image. Methods are called by name from the process that measures.
 
     started_ns: when this process was started, on the clock that processes share (time.monotonic_ns);
-    images: a .npy of uint8 ``[N, 1, S, S]`` to time and to answer, None for the bundle's own;
-    pinned: whether to bind the process to as many cores as it has threads; sensors: below which they are read
+    images: a .npy of uint8 ``[N, V, S, S]`` to time and to answer, None for the bundle's own;
+    pinned: whether to bind the process to as many cores as it has threads; sensors: below which they are read;
+    average: name of the V views of a face that one query answers together, by their mean; empty where V is 1
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class Worker:
         started_ns: int,
         pinned: bool,
         sensors: Path,
+        average: str = "",
     ) -> None:
         self._pinned = pinned and pin.bind(options.threads)
         self._sensors = sensors
+        self._average = average
         self._bundle = read_bundle(bundle)
         began_own = time.monotonic_ns()
         self._reference = read_reference(self._bundle)
@@ -91,11 +95,12 @@ class Worker:
         self._random = np.random.default_rng(0)
         chosen = self._random.permutation(len(source))[:IMAGES]
         # copied, so that they are in memory, and in the bare process's memory, before the engine comes
-        self._images = [np.array(source[i : i + 1]) for i in chosen]
+        self._images = [_views(np.array(source[i : i + 1])) for i in chosen]
         self._batches: dict[int, list[NDArray[np.uint8]]] = {}
         self._bare_rss = _peak_rss()
         began = time.monotonic_ns()
-        self._session = open_session(self._bundle, runtime, options)
+        self._engine = open_session(self._bundle, runtime, options)
+        self._session = Averaged(self._engine, len(self._images[0])) if average else self._engine
         loaded = time.monotonic_ns()
         self._session.infer(self._images[0])
         answered = time.monotonic_ns()
@@ -167,9 +172,9 @@ class Worker:
         """The logits, and what else is known only now."""
         logits = None
         if (faces := self._faces) is not None:
-            parts = [self._session.infer(np.asarray(faces[i : i + BATCH])) for i in range(0, len(faces), BATCH)]
+            parts = [self._session.infer(_views(np.asarray(faces[i : i + BATCH]))) for i in range(0, len(faces), BATCH)]
             logits = np.concatenate(parts)
-        reference_logits = self._session.infer(self._reference.images)
+        reference_logits = self._engine.infer(self._reference.images)  # parity is of the net as it is
         report = vars(self._session.report())
         return Answers(
             report,
@@ -187,14 +192,22 @@ class Worker:
         self._session.close()
 
     def _prepare_ms(self) -> float:
-        """Median time of bringing one 48x48 face to the net's input."""
+        """Median time of bringing one 48x48 face to the net's input, all its views where there are several."""
         face, manifest = drawn_faces(1, seed=0).images, self._bundle.manifest
         taken = []
         for _ in range(_PREPARED):
             began = time.perf_counter_ns()
-            prepare(face, manifest.size, manifest.crop)
+            if self._average:
+                prepare_views(face, manifest.size, manifest.crop, self._average)
+            else:
+                prepare(face, manifest.size, manifest.crop)
             taken.append(time.perf_counter_ns() - began)
         return float(np.median(taken) / 1e6)
+
+
+def _views(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 ``[N, V, S, S]`` to images one after the other, ``[N * V, 1, S, S]``."""
+    return faces.reshape(-1, 1, *faces.shape[2:])
 
 
 def serve(pipe: Connection, *arguments: Any) -> None:

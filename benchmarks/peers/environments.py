@@ -120,9 +120,9 @@ class Environments:
 
     def bundle(self, target: str) -> str:
         """The shipped checkpoint, exported on the fly and cached."""
-        from fer_export.pipeline import BundleCache, shipped_checkpoint
+        from fer_export.pipeline import BundleCache, find_checkpoint
 
-        return str(BundleCache(shipped_checkpoint(), self._say).bundle(target).path)
+        return str(BundleCache(find_checkpoint(None), self._say).bundle(target).path)
 
     def weights(self, name: str) -> str:
         """A file that the peer's package fetches when it runs; taken from the user's folder."""

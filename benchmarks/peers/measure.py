@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_bench.corruptions.views import seen_as
 from fer_bench.environment import environment
+from fer_runtimes import metrics
 from fer_runtimes.console import usable_cores
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import FerError
 from fer_runtimes.labels import LABELS
 from peers.environments import Environments, Launch, last_line
-from peers.scores import accuracy, calibration_error, in_fer2013_order, missing_classes
+from peers.scores import accuracy, in_fer2013_order, missing_classes
 from peers.table import Peer
-from peers.views import VIEWS, seen_as
+from peers.views import VIEWS
 
 FORMAT = 1
 SCORE_LIMIT_S, TIME_LIMIT_S = 1200, 180
@@ -142,7 +144,7 @@ def figures(probabilities: NDArray[np.float64], faces: Faces, chosen: NDArray[np
     return {
         "accuracy": accuracy(plain, faces.labels),
         "accuracy_unseen": None if unseen is None else accuracy(plain[unseen], faces.labels[unseen]),
-        "calibration_error": calibration_error(plain, faces.labels),
+        "calibration_error": metrics.calibration_error(plain, faces.labels),
         "robustness": {
             "images": len(chosen),
             "as it is": accuracy(plain[chosen], labels),

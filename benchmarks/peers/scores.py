@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from fer_runtimes.labels import LABELS
 
-BINS = 15
-
 
 def in_fer2013_order(answers: NDArray[np.floating], classes: Sequence[str]) -> NDArray[np.float64]:
     """A peer's probabilities ``[N, K]`` as ``[N, 7]`` in FER2013's order, float64, rows summing to 1.
@@ -38,12 +36,3 @@ def missing_classes(classes: Sequence[str]) -> list[str]:
 def accuracy(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """Share of images whose most probable class is their label, 0..1."""
     return float((probabilities.argmax(1) == labels).mean())
-
-
-def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.int64], bins: int = BINS) -> float:
-    """Expected calibration error, 0..1: mean of |accuracy - confidence| over equally wide bins of the top class's
-    probability, weighted by their images (Guo et al., arXiv 1706.04599)."""
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, right - confidence, bins)
-    return float(np.abs(gaps).sum() / len(labels))

@@ -20,7 +20,8 @@ def export(
     context: typer.Context,
     target: Annotated[str, typer.Option(help="What to export to, or `all` that can be exported here.")] = "onnx",
     checkpoint: Annotated[
-        Optional[Path], typer.Option(help="Checkpoint of fer-train. Default: the shipped one.")
+        Optional[Path],
+        typer.Option(help="Checkpoint of fer-train: a file, or the name of a shipped one. Default: fer_mobileone_s."),
     ] = None,
     precision: Annotated[
         Optional[str],
@@ -89,8 +90,8 @@ def export(
     from fer_export.pipeline import (
         check_available,
         choose_settings,
+        find_checkpoint,
         load_source,
-        shipped_checkpoint,
         why_no_target,
     )
     from fer_export.pipeline import export as run
@@ -172,7 +173,7 @@ def export(
         from fer_runtimes.data import TEST_SPLITS, load_faces
 
         faces = load_faces(data, TEST_SPLITS)
-    source = load_source(checkpoint or shipped_checkpoint(), faces, fold, screen.print)
+    source = load_source(find_checkpoint(checkpoint), faces, fold, screen.print)
     if calibration is not None:
         source = calibration_options.quantise(source, calibration, calibration_method, max_drop, report, screen.print)
     for name in chosen:

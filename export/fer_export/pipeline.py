@@ -56,7 +56,7 @@ class Source:
             "input": self.checkpoint.input,
             "checkpoint_sha256": self.checkpoint_sha256,
             "folded": self.proof is not None,
-        }
+        } | ({"temperature": self.checkpoint.probabilities["temperature"]} if self.checkpoint.probabilities else {})
 
 
 def why_no_target(target: str) -> str | None:
@@ -174,6 +174,7 @@ def export(
         },
         versions={"python": platform.python_version(), **installed_versions()},
         files={},
+        probabilities=source.checkpoint.probabilities,
         calibration=quantised.record if quantised else None,
         build=asdict(build or BuildSettings(precision)) if row.finish else chosen or None,
     )
@@ -250,15 +251,18 @@ def choose_settings(target: str, given: dict[str, str]) -> dict[str, str]:
     return {name: given.get(name, values[0]) for name, values in allowed.items()}
 
 
-def shipped_checkpoint() -> Path:
-    """The checkpoint that comes with this package. Raises NotAvailable where torch, needed to read it, is missing."""
+def find_checkpoint(given: Path | None) -> Path:
+    """A file, or the name of a checkpoint that comes with this package; the default one of these where nothing is given.
+
+    Raises NotAvailable where torch, needed to read it, is missing.
+    """
     if find_spec("torch") is None or find_spec("timm") is None:
         raise NotAvailable(
             "exporting needs torch and timm, not installed here; pip install 'fer-edge[export]', or give a bundle made elsewhere with --model"
         )
-    from fer_train.checkpoint import SHIPPED
+    from fer_train.checkpoint import SHIPPED, checkpoint_path
 
-    return SHIPPED
+    return checkpoint_path(given) if given else SHIPPED
 
 
 def check_available(target: str, precision: str) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fer_runtimes.errors import BadInput
 from fer_runtimes.files import sha256_of, whole_folder
 from fer_runtimes.labels import LABELS
+from fer_runtimes.temperature import check_record
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -46,6 +47,7 @@ class Manifest:
     build: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     accuracy: dict[str, Any] | None = None
+    probabilities: dict[str, Any] | None = None
     format: int = FORMAT
 
     @property
@@ -57,6 +59,11 @@ class Manifest:
     def crop(self) -> float:
         """Share of a face's side that the net is shown (``prepare``)."""
         return float(self.input["crop"])
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by on their way to probabilities; 1 where none was fitted."""
+        return 1.0 if self.probabilities is None else float(self.probabilities["temperature"])
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ def read_bundle(path: Path) -> Bundle:
         raise BadInput(f"{path}: classes {', '.join(manifest.labels)}, expected {', '.join(LABELS)}")
     if manifest.input.get("shape") != ["N", 1, size, size] or manifest.input.get("dtype") != "uint8":
         raise BadInput(f"{path}: input {manifest.input}, expected uint8 [N, 1, S, S]")
+    check_record(manifest.probabilities, str(file))
     for name in names:
         _check_file(path, name, manifest.files[name])
     return Bundle(path, manifest)

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from fer_runtimes.errors import FerError
+from fer_runtimes.errors import BadInput, FerError
 
 if TYPE_CHECKING:
     import typer
@@ -29,3 +29,11 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def none_before(context: typer.Context) -> None:
+    """Refuses options in front of another command, where nobody would heed them."""
+    sources = [context.get_parameter_source(name) for name in context.params]
+    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+        name = context.invoked_subcommand
+        raise BadInput(f"options stand before {name}, which does not heed them; give them after it")

@@ -98,10 +98,16 @@ def also_in_training(path: Path, faces: Faces) -> NDArray[np.bool_]:
     if faces.split in TRAIN_SPLITS:
         return np.zeros(len(faces), dtype=bool)
     try:
-        known = {image.tobytes() for image in load_faces(path, TRAIN_SPLITS).images}
+        training = load_faces(path, TRAIN_SPLITS).images
     except BadInput:
-        known = set()
-    return np.array([image.tobytes() in known for image in faces.images], dtype=bool)
+        return np.zeros(len(faces), dtype=bool)
+    return copies(faces.images, training)
+
+
+def copies(images: NDArray[np.uint8], of: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Marks, bool ``[N]``, the ``images`` that stand pixel for pixel in ``of`` too."""
+    known = {image.tobytes() for image in of}
+    return np.array([image.tobytes() in known for image in images], dtype=bool)
 
 
 def _name_of(path: Path) -> str:

@@ -25,6 +25,7 @@ from fer_runtimes.console import usable_cores
 from fer_runtimes.engines import ENGINES
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.labels import LABELS
+from fer_runtimes.metrics import softmax
 
 _SYSTEMS = {"Darwin": "macOS"}
 
@@ -82,6 +83,13 @@ class Session(ABC):
                 f"{self.bundle.path}: the model gives {logits.dtype} {list(logits.shape)}, expected float32 [{len(images)}, {len(LABELS)}]"
             )
         return logits
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Probabilities, float64 ``[N, 7]``, of what ``infer`` takes: softmax(logits / the bundle's temperature).
+
+        Where ``bundle.manifest.probabilities`` is None the temperature is 1, and they are not calibrated.
+        """
+        return softmax(self.infer(images), self.bundle.manifest.temperature)
 
     @abstractmethod
     def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

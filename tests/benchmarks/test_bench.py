@@ -19,12 +19,14 @@ import pytest
 
 from fer_bench import tables
 from fer_bench.bench import Job, _add_ratios, bench
-from fer_bench.energy import Span
+from fer_bench.energy import Meter, Span
 from fer_bench.jsontext import json_text
 from fer_bench.latency import LEAD_IN, WARMUP_QUERIES, settle, summarise, window
-from fer_bench.measure import Apart, Measured, Task, _notes, measure
+from fer_bench.measure import Apart, Measured, Task, _measured, _notes, _Taken, measure, processes_for
+from fer_bench.modes import Modes
 from fer_bench.noise import usage
-from fer_bench.worker import Round
+from fer_bench.stats import p50_interval
+from fer_bench.worker import Answers, Opened, Round
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.data import Faces
 from fer_runtimes.session import Options, open_session
@@ -312,6 +314,46 @@ def test_a_worker_that_is_killed_in_mid_run_costs_its_own_row(bundles: dict[str,
     assert isinstance(openvino, Measured)
     assert [len(taken) for taken in null.rounds] == [len(taken) for taken in openvino.rounds] == [4] * 12
     assert not multiprocessing.active_children()
+
+
+def test_queries_are_spread_over_fresh_processes(bundles: dict[str, Bundle]) -> None:
+    names = {"null": "onnx fp32", "onnxruntime": "onnx fp32", "openvino": "openvino fp32"}
+    tasks = [Task(bundles[name].path, runtime, None) for runtime, name in names.items()]
+    seen: dict[str, list[int | None]] = {name: [] for name in names}
+
+    def look(said: str) -> None:
+        if said.startswith("round "):
+            for process in multiprocessing.active_children():
+                if process.pid not in seen[process.name]:
+                    seen[process.name].append(process.pid)
+        if said.startswith("round 7 "):
+            os.kill(seen["openvino"][1] or 0, signal.SIGKILL)
+
+    (null, engine, dead), _ = measure(tasks, Options(threads=1), 48, 0, look, processes=3)
+    assert {name: len(pids) for name, pids in seen.items()} == {"null": 3, "onnxruntime": 3, "openvino": 2}
+    assert isinstance(null, Measured)
+    assert isinstance(engine, Measured)
+    assert [len(taken) for taken in null.rounds] == [len(taken) for taken in engine.rounds] == [16] * 3
+    assert dead == "runtime openvino died while it was measured (SIGKILL: a crash, or killed for memory)"
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_is_started_for_queries_that_are_worth_it() -> None:
+    assert [processes_for(queries) for queries in (1, 319, 320, 1024, 5000)] == [1, 1, 2, 6, 12]
+
+
+def test_what_one_process_took_is_one_sample() -> None:
+    """Three rounds of each process agree to the nanosecond; the processes do not, and only that widens the interval."""
+    taken = _Taken(Task(Path(), "onnxruntime", None), opened=[Opened(3, 2, 1), Opened(5, 2, 1), Opened(4, 2, 1)])
+    for nanoseconds in range(100, 160, 10):
+        one = Round(np.full(20, nanoseconds), usage() - usage(), True, Span(0, 1, None, 20))
+        taken.processes.append([one] * 3)
+    answers = Answers({}, None, False, None, np.zeros((1, 7), np.float32), 0, 0, 0)
+    found = _measured(taken, answers, Modes(), Options(threads=1), Meter(Path("/nowhere")), {})
+    assert [set(block.tolist()) for block in found.rounds] == [{n} for n in range(100, 160, 10)]
+    assert found.opened.cold_start_ms == 4
+    low, high = p50_interval(found.rounds) or (0, 0)
+    assert high / low > 1.15
 
 
 def test_a_worker_killed_while_it_computes_is_noticed(bundles: dict[str, Bundle]) -> None:

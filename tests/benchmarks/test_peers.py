@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fer_bench.corruptions.views import View, seen_as
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import NotAvailable
 from fer_runtimes.labels import LABELS
+from fer_runtimes.metrics import calibration_error
 from peers.adapters.ort import corner_bilinear
 from peers.environments import LAUNCHERS, SOURCES, Environments, Launch, last_line
 from peers.measure import Failed, Settings, figures, measure, run, summarise
 from peers.report import COLUMNS, caption, markdown
-from peers.scores import accuracy, calibration_error, in_fer2013_order, missing_classes
+from peers.scores import accuracy, in_fer2013_order, missing_classes
 from peers.table import PEERS, Peer
-from peers.views import VIEWS, View, seen_as
+from peers.views import VIEWS
 
 ADAPTERS = Path(sys.modules["peers.adapters.ort"].__file__ or "").parent
 QUICK = Settings(threads=1, rounds=2, seconds=0.01, queries=5, varied=20)

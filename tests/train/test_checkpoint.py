@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fer_runtimes.errors import BadInput
-from fer_train.checkpoint import load_checkpoint, save_checkpoint
+from fer_train.checkpoint import SHIPPED, checkpoint_path, load_checkpoint, save_checkpoint
 
 
 def test_a_checkpoint_survives_writing_and_reading(checkpoint: Path, tmp_path: Path) -> None:
@@ -58,3 +58,14 @@ def test_other_classes_and_other_dicts_are_refused(checkpoint: Path, tmp_path: P
     torch.save({**content, "model": {"name": "fer_repvgg_xs", "args": {}}}, tmp_path / "mixed.pt")
     with pytest.raises(BadInput, match="do not fit"):
         load_checkpoint(tmp_path / "mixed.pt").build()
+
+
+def test_a_checkpoint_of_the_package_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_path(Path("fer_mobileone_s")) == SHIPPED
+    for other in ("fer_mobileone_s.pt", "./runs/fer_mobileone_s", "nobody"):
+        assert checkpoint_path(Path(other)) == Path(other)
+    Path("fer_mobileone_s").write_text("a file of the user's own")
+    assert checkpoint_path(Path("fer_mobileone_s")) == Path("fer_mobileone_s")
+    with pytest.raises(BadInput, match=r"by name there are .*fer_mobileone_s"):
+        load_checkpoint(Path("nobody"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fer_runtimes.errors import BadInput
 from fer_runtimes.files import whole_file
 from fer_runtimes.labels import LABELS
+from fer_runtimes.temperature import check_record
 from fer_train.nets import build_net
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = 1
-SHIPPED = Path(__file__).parent / "checkpoints" / "fer_mobileone_s.pt"
+CHECKPOINTS = Path(__file__).parent / "checkpoints"  # that come with this package
+SHIPPED = CHECKPOINTS / "fer_mobileone_s.pt"  # where none is named
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Checkpoint:
     model: ``name`` and ``args``, what ``build_net`` takes beside the input size
     input: ``size`` (pixels), ``crop`` (share of the face shown), ``channels`` (1), ``mean`` and ``std`` of grey in 0..1
     state_dict: of the net as trained (branches apart), or of the folded net if ``folded``
+    probabilities: the temperature that makes them of logits (``fer_runtimes.temperature.calibrate``), or None
     """
 
     model: dict[str, Any]
@@ -39,6 +42,7 @@ class Checkpoint:
     versions: dict[str, str]
     labels: list[str] = field(default_factory=lambda: list(LABELS))
     folded: bool = False
+    probabilities: dict[str, Any] | None = None
     format: int = FORMAT
 
     def build(self) -> nn.Module:
@@ -58,6 +62,12 @@ class Checkpoint:
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise BadInput(f"the weights of {self.model['name']} do not fit: {reason}") from error
+
+
+def checkpoint_path(given: Path) -> Path:
+    """The file as given, or the checkpoint of that name that comes with this package, e.g. ``fer_mobileone_s``."""
+    named = CHECKPOINTS / f"{given.name}.pt"
+    return named if len(given.parts) == 1 and not given.exists() and named.is_file() else given
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -82,6 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise BadInput(
             f"{path}: {len(content['labels'])} classes {content['labels']}, expected the {len(LABELS)} of FER2013: {', '.join(LABELS)}"
         )
+    check_record(content.get("probabilities"), str(path))
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     return Checkpoint(**{"recipe": {}, "metrics": {}, "versions": {}, **known})
 
@@ -91,7 +102,8 @@ def load_plain(path: Path, what: str) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; expected {what}")
+        known = ", ".join(sorted(file.stem for file in CHECKPOINTS.glob("*.pt")))
+        raise BadInput(f"{path}: no such file; expected {what}; by name there are {known}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign pickle protocol: what follows says it in our words

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def train(
+    context: typer.Context,
     data: Annotated[
         Optional[Path],
         typer.Option(
@@ -31,6 +32,10 @@ def train(
     ] = None,
     checkpoint: Annotated[
         Optional[Path], typer.Option(help="Checkpoint to begin with, for fine-tuning; it must be of the same model.")
+    ] = None,
+    teacher: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Checkpoint to learn from (distillation); several are averaged. Repeatable."),
     ] = None,
     recipe: Annotated[Optional[str], typer.Option(help="Recipe by name, or a TOML file.")] = None,
     model: Annotated[Optional[str], typer.Option(help="Architecture: a fer_* net or any of timm's.")] = None,
@@ -65,8 +70,15 @@ def train(
 
     * `fer-train --data mine/ --checkpoint runs/s0/best.pt --model mobileone_s0 --size 64 --lr 0.01 --epochs 10 --out runs/mine`
 
+    * `fer-train --data fer2013.csv --recipe fer_nano --teacher runs/a/last.pt --teacher runs/b/last.pt --out runs/taught`
+
     * `fer-train --list-models 'fer_*'`
+
+    * `fer-train calibrate runs/s0/last.pt --data fer2013.csv`, `fer-train soup --help`
     """
+    if context.invoked_subcommand:
+        console.none_before(context)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -81,7 +93,9 @@ def train(
     from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, load_faces
     from fer_runtimes.drawn import drawn_faces
     from fer_runtimes.errors import BadInput
+    from fer_runtimes.temperature import in_words
     from fer_train import loop
+    from fer_train.checkpoint import checkpoint_path, load_checkpoint
     from fer_train.recipe import Recipe, read_recipe
 
     asked: dict[str, Any] = {
@@ -105,11 +119,15 @@ def train(
             given["sizes"] = ()  # a recipe's growing views belong to its own input size
         plan = dataclasses.replace(base, **given)
         begun = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-        if checkpoint is not None and not checkpoint.is_file():
-            raise BadInput(f"{checkpoint}: no such file; expected a checkpoint of fer-train")
+        checkpoint = checkpoint and checkpoint_path(checkpoint)
+        teacher = teacher and [checkpoint_path(path) for path in teacher]
+        for path in [*(teacher or ()), *([checkpoint] if checkpoint else ())]:
+            if not path.is_file():
+                raise BadInput(f"{path}: no such file; expected a checkpoint of fer-train")
     now = {
         "data": data and str(data.resolve()),
         "votes": votes and str(votes.resolve()),
+        "teachers": [str(path.resolve()) for path in teacher] if teacher else None,
         "validate_on": validate_on,
         "device": None if device == "auto" else device,
         "amp": amp,
@@ -157,6 +175,7 @@ def train(
                 settings.get("amp", device.startswith("cuda")),
                 resume is not None,
                 checkpoint,
+                [Path(path) for path in settings.get("teachers", ())],
                 settings,
                 report,
                 lambda done, of: progress.update(bar, completed=done, total=of),
@@ -165,7 +184,80 @@ def train(
             begun_anew = not (folder / loop.RESUME).exists()
             screen.print(f"interrupted{'' if begun_anew else f'; continue with fer-train --resume {folder}'}")
             raise
+    if record := load_checkpoint(folder / loop.LAST).probabilities:
+        screen.print(in_words(record))
     typer.echo(f"{folder / loop.LAST}")
+
+
+@app.command()
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of fer-train.")],
+    data: Annotated[Path, typer.Option(help="Faces that it was not trained on: fer2013.csv or a folder.")],
+    split: Annotated[Optional[str], typer.Option(help="Split to fit on. Default: PublicTest, or test.")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Checkpoint to write. Default: the one given; its weights stay as they are.")
+    ] = None,
+) -> None:
+    """Fits the temperature that makes probabilities of a checkpoint's logits (docs/calibration.md).
+
+    Training does this by itself; it is for checkpoints made before, and for faces of your own. One half of the split
+    is fitted on, the figures are of the other half.
+
+    Examples:
+
+    * `fer-train calibrate runs/s0/last.pt --data fer2013.csv`
+
+    * `fer-train calibrate runs/s0/last.pt --data mine/ --out runs/s0/mine.pt`
+    """
+    from dataclasses import replace
+
+    from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, also_in_training, load_faces
+    from fer_runtimes.errors import BadInput
+    from fer_runtimes.temperature import in_words
+    from fer_train.calibrate import calibrate_checkpoint
+
+    if split in TRAIN_SPLITS:
+        raise BadInput(f"split {split} is what nets are trained on, and surer of; give another")
+    faces = load_faces(data, (split,) if split else TEST_SPLITS)
+    made = calibrate_checkpoint(checkpoint, replace(faces, seen=also_in_training(data, faces)), out or checkpoint)
+    assert made.probabilities is not None
+    typer.echo(in_words(made.probabilities), err=True)
+    typer.echo(f"{out or checkpoint}")
+
+
+@app.command()
+def soup(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Checkpoints of one net, fine-tuned from the same weights.")
+    ],
+    data: Annotated[Path, typer.Option(help="Faces that choose: fer2013.csv or a folder.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+    split: Annotated[Optional[str], typer.Option(help="Split that chooses. Default: PublicTest, or test.")] = None,
+) -> None:
+    """Averages the weights of several checkpoints into one that costs no more (arXiv 2203.05482).
+
+    The best comes first; each next one stays in if the mean is not worse for it on the split. A figure on that split
+    is then no test.
+
+    Examples:
+
+    * `fer-train soup runs/a/last.pt runs/b/last.pt runs/c/last.pt --data fer2013.csv --out soup.pt`
+    """
+    from dataclasses import replace
+
+    from fer_runtimes.data import TEST_SPLITS, TRAIN_SPLITS, also_in_training, load_faces
+    from fer_runtimes.errors import BadInput
+    from fer_train.checkpoint import save_checkpoint
+    from fer_train.soup import greedy_soup
+
+    if split in TRAIN_SPLITS:
+        raise BadInput(f"split {split} is what nets are trained on, it cannot choose among them; give another")
+    faces = load_faces(data, (split,) if split else TEST_SPLITS)
+    faces = replace(faces, seen=also_in_training(data, faces))
+    made, chosen = greedy_soup(checkpoints, faces, lambda text: typer.echo(text, err=True))
+    save_checkpoint(out, made)
+    typer.echo(f"{len(chosen)} of {len(checkpoints)}: {made.metrics['accuracy']:.2%} of {faces.split}", err=True)
+    typer.echo(f"{out}")
 
 
 def _refuse_changes(plan: Recipe, given: dict[str, Any], recipe: str | None, out: Path | None, resume: Path) -> None:

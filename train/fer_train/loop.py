@@ -11,8 +11,8 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_runtimes import metrics
-from fer_runtimes.data import Faces
+from fer_runtimes.data import Faces, copies
 from fer_runtimes.errors import BadInput
 from fer_runtimes.files import sha256_of, whole_file
 from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
+from fer_runtimes.temperature import calibrate
 from fer_train.augment import augment
 from fer_train.checkpoint import Checkpoint, load_checkpoint, load_plain, save_checkpoint
+from fer_train.distil import distillation_loss, load_teachers, opinions
 from fer_train.nets import build_net
 from fer_train.recipe import Recipe, recipe_from
 
@@ -59,6 +61,7 @@ def train(
     amp: bool = False,
     resume: bool = False,
     start: Path | None = None,
+    teachers: Sequence[Path] = (),
     settings: dict[str, Any] | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
     step: Callable[[int, int], None] = lambda *_: None,
@@ -68,6 +71,7 @@ def train(
     last.pt: the averaged weights after the last epoch, chosen by nothing.
     best.pt: those of the epoch with the best accuracy on ``validation`` (its metrics say so).
     start: a checkpoint whose weights the run begins with, in place of random ones (fine-tuning)
+    teachers: checkpoints whose mean opinion of each view the net is taught (``Recipe.distil``)
     settings: plain values kept with the state for whoever continues the run (``settings_of_run``)
     device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; amp: bfloat16 autocast
     report, step: called after each epoch, and after each batch with (batches done, batches in all)
@@ -95,12 +99,14 @@ def train(
         warmup_lr_init=recipe.lr / 100,
         t_in_epochs=False,
     )
+    taught_by, teacher_records = load_teachers(teachers, device)
     average = ModelEmaV3(net, decay=recipe.ema, use_warmup=True)
     first, best = 0, -1.0
     identity = {
         "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
         "data": faces.sha256,
         "votes": faces.votes is not None,
+        "teachers": json.dumps([record["sha256"] for record in teacher_records]),
     }
     if resume:
         state = _read_state(out, identity)
@@ -116,6 +122,7 @@ def train(
     images = torch.from_numpy(np.array(faces.images)).to(device)  # a copy: the data is memory-mapped, read-only
     held_out = torch.from_numpy(prepare(validation.images, recipe.size, recipe.crop)).to(device)
     soft = torch.from_numpy(targets).to(device)
+    watched = replace(validation, seen=copies(validation.images, faces.images))
     checkpoint: Checkpoint | None = None
     for epoch in range(first, recipe.epochs):
         began, size, total_loss = time.perf_counter(), recipe.size_at(epoch), torch.zeros((), device=device)
@@ -128,10 +135,15 @@ def train(
             update = epoch * steps + i
             schedule.step_update(update)
             chosen = order[i * batch : (i + 1) * batch]
-            views = (augment(images[chosen], size, recipe.augment, generator) - mean) / std
+            seen = augment(images[chosen], size, recipe.augment, generator)
+            views = ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
-                logits = net(views.contiguous(memory_format=torch.channels_last))
-            loss = torch.nn.functional.cross_entropy(logits.float(), soft[chosen])
+                logits = net(views)
+                told = opinions(taught_by, seen, recipe.distil_temperature) if taught_by else None
+            if told is None:
+                loss = torch.nn.functional.cross_entropy(logits.float(), soft[chosen])
+            else:
+                loss = distillation_loss(logits.float(), soft[chosen], told, recipe.distil, recipe.distil_temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -145,7 +157,9 @@ def train(
             )
         seconds = time.perf_counter() - began
 
-        figures = evaluate(average.module, held_out, validation.labels, mean, std)
+        answers = logits_of(average.module, held_out, mean, std)
+        table = metrics.confusion(validation.labels, answers.argmax(1))
+        accuracy = metrics.accuracy(table)
         checkpoint = Checkpoint(
             model={"name": recipe.model, "args": _net_args(recipe)},
             input={"size": recipe.size, "crop": recipe.crop, "channels": 1, "mean": mean, "std": std},
@@ -159,13 +173,17 @@ def train(
                 "training_images": len(faces),
                 "training_data": faces.describe(),
                 "began_with": origin,
-                **figures,
+                "teachers": teacher_records,
+                "accuracy": accuracy,
+                "macro_f1": metrics.macro_f1(table),
+                "confusion": table.tolist(),
             },
             versions=_versions(),
+            probabilities=calibrated(answers, watched),
         )
         save_checkpoint(out / LAST, checkpoint)
-        if figures["accuracy"] > best:
-            best = figures["accuracy"]
+        if accuracy > best:
+            best = accuracy
             chosen_by = f"best epoch on {validation.split}"
             save_checkpoint(
                 out / BEST,
@@ -177,7 +195,7 @@ def train(
             size,
             optimizer.param_groups[0]["lr"],
             mean_loss,
-            figures["accuracy"],
+            accuracy,
             steps * batch / seconds,
         )
         with (out / LOG).open("a", encoding="utf-8") as log:
@@ -202,20 +220,25 @@ def train(
     return checkpoint
 
 
-def evaluate(
-    net: nn.Module, images: torch.Tensor, labels: NDArray[np.int64], mean: float, std: float
-) -> dict[str, Any]:
-    """Accuracy, macro-F1 and confusion of ``net`` on uint8 images ``[N, 1, S, S]`` and labels ``[N]``."""
+def logits_of(net: nn.Module, images: torch.Tensor, mean: float, std: float) -> NDArray[np.float32]:
+    """Logits ``[N, 7]`` of ``net``, which takes normalised floats, on uint8 images ``[N, 1, S, S]``."""
     import torch
 
     net.eval()
-    predictions = []
+    answers = []
     with torch.inference_mode():
         for part in images.split(512):
             views = ((part.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-            predictions.append(net(views).argmax(1).cpu())
-    table = metrics.confusion(labels, torch.cat(predictions).numpy())
-    return {"accuracy": metrics.accuracy(table), "macro_f1": metrics.macro_f1(table), "confusion": table.tolist()}
+            answers.append(net(views).float().cpu())
+    return torch.cat(answers).numpy()
+
+
+def calibrated(logits: NDArray[np.float32], watched: Faces) -> dict[str, Any] | None:
+    """What ``calibrate`` says; None where the faces are too few, or all answered right, to say anything."""
+    try:
+        return calibrate(logits, watched)
+    except BadInput:
+        return None
 
 
 def refuse_used(out: Path) -> None:

@@ -24,6 +24,8 @@ class Recipe:
     crop: share of a face's side that the trained net is shown: views zoom in by their mean ``field``
     votes: weight of FER+ votes in the target, where votes are given; the rest is the hard label
     smoothing: of the hard label
+    distil: weight of the teachers' opinion in the loss, where teachers are given; the rest is the target above
+    distil_temperature: at which opinions are compared; 1 takes the teachers' probabilities as they are
     ema: decay of the weights' moving average, per step; the average is what is saved
     """
 
@@ -41,6 +43,8 @@ class Recipe:
     drop_path_rate: float = 0.0
     smoothing: float = 0.1
     votes: float = 0.3
+    distil: float = 0.9
+    distil_temperature: float = 2.0
     ema: float = 0.998
     seed: int = 0
     augment: Augment = dataclasses.field(default_factory=Augment)
@@ -49,6 +53,10 @@ class Recipe:
         if self.epochs < 1 or self.batch_size < 2 or self.size < 8:
             raise BadInput(
                 f"recipe: epochs {self.epochs}, batch_size {self.batch_size}, size {self.size}: at least 1, 2 and 8 are needed"
+            )
+        if not 0 <= self.distil <= 1 or self.distil_temperature <= 0:
+            raise BadInput(
+                f"recipe: distil {self.distil} must lie in 0..1, distil_temperature {self.distil_temperature} above 0"
             )
         if self.sizes and (self.sizes[0][0] != 0 or self.sizes[-1][1] != self.size):
             raise BadInput(f"recipe: sizes {self.sizes} must start at 0 and end with the input size {self.size}")

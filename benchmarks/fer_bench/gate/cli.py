@@ -149,11 +149,11 @@ def _latencies(
 
 def _unfolded(jobs: list[Job], model: list[Path] | None, checkpoint: Path | None) -> Path:
     """The checkpoint whose answers are the truth: the one exported on the fly, or the one in the unfolded PyTorch bundle."""
-    from fer_export.pipeline import shipped_checkpoint
+    from fer_export.pipeline import find_checkpoint
     from fer_runtimes.errors import BadInput
 
     if not model:
-        return checkpoint or shipped_checkpoint()
+        return find_checkpoint(checkpoint)
     for job in jobs:
         if job.runtime == "pytorch" and job.bundle and not job.bundle.manifest.source["folded"]:
             return job.bundle.file(".pt")

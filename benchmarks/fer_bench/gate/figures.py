@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_runtimes.metrics import softmax
+from fer_runtimes import metrics
 
 ALPHA = 0.05
 Z_95 = 1.645  # one-sided 95 % of a normal distribution
-ECE_BINS = 15
+Z_TWO_SIDED = 1.96
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def loss_of(worse: int, better: int, images: int) -> Loss:
     return Loss(worse, better, images, loss_bound(worse, better, images), sign_test(worse, better))
 
 
-def loss_bound(worse: int, better: int, images: int) -> float:
-    """Upper 95 % bound of the share lost: Tango's score bound for paired proportions (1998).
+def loss_bound(worse: int, better: int, images: int, z: float = Z_95) -> float:
+    """Upper bound of the share lost, at 95 % or as ``z`` says: Tango's score bound for paired proportions (1998).
 
     The largest loss that a test of it would not reject. It keeps its confidence at the small counts
     that occur here: none of 1,400 images changed is at most 0.19 % lost, where the normal
@@ -83,9 +83,14 @@ def loss_bound(worse: int, better: int, images: int) -> float:
     low, high = (worse - better) / images, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        rejected = worse - better - images * middle <= -Z_95 * math.sqrt(_variance(worse, better, images, middle))
+        rejected = worse - better - images * middle <= -z * math.sqrt(_variance(worse, better, images, middle))
         low, high = (low, middle) if rejected else (middle, high)
     return high
+
+
+def loss_interval(worse: int, better: int, images: int) -> tuple[float, float]:
+    """Two-sided 95 % interval of the share lost, by the same bound from both sides; a gain is below 0."""
+    return -loss_bound(better, worse, images, Z_TWO_SIDED), loss_bound(worse, better, images, Z_TWO_SIDED)
 
 
 def _variance(worse: int, better: int, images: int, lost: float) -> float:
@@ -117,18 +122,14 @@ def images_needed(found: Loss, bound: float) -> int | None:
 
 
 def calibration_error(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Expected calibration error, 0..1: mean |confidence - accuracy| over 15 equal bins of confidence, weighted by images.
+    """Expected calibration error of softmax(logits), 0..1; an answer that is not finite counts as sure and wrong.
 
-    An answer that is not finite counts as fully confident and wrong.
+    A bundle's temperature has no part in it: the gate guards what the graph gives.
     """
+    probabilities = np.full(logits.shape, np.nan)
     finite = np.isfinite(logits).all(1)
-    confidence, right = np.ones(len(labels)), np.zeros(len(labels), dtype=bool)
-    if finite.any():
-        confidence[finite] = softmax(logits[finite]).max(1)
-        right[finite] = logits[finite].argmax(1) == labels[finite]
-    bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    gaps = np.bincount(bins, confidence - right, ECE_BINS)  # per bin: images * (mean confidence - accuracy)
-    return float(np.abs(gaps).sum() / len(labels))
+    probabilities[finite] = metrics.softmax(logits[finite])
+    return metrics.calibration_error(probabilities, labels)
 
 
 def top1(logits: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -90,6 +90,10 @@ def latencies_of(results: dict[str, Any], digests: Mapping[Key, str], source: st
             key = Key(row["runtime"], row["target"], row["precision"], row["folded"])
             if key not in digests or not row["latency_ms"]:
                 continue
+            if row.get("average"):
+                raise BadInput(
+                    f"{source}: latency of {key} is that of {row['average']}, several passes for a face; measure without --average"
+                )
             if row["bundle_sha256"] != digests[key]:
                 raise BadInput(
                     f"{source}: latency of {key} was measured on a bundle of digest {row['bundle_sha256'][:12]}, "

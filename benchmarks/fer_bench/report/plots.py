@@ -1,4 +1,4 @@
-"""The plots of a result file: accuracy against latency, latency distributions, confusion tables."""
+"""The plots of a result file: accuracy against latency, latency distributions, confusion tables, reliability."""
 
 from __future__ import annotations
 
@@ -290,6 +290,80 @@ def _confusion(table: NDArray[np.int64], shares: NDArray[np.float64]) -> Figure:
     return drawn
 
 
+# --- reliability -------------------------------------------------------------------------------
+
+
+def _reliabilities(rows: Sequence[Row], called: Sequence[str]) -> Iterator[Plot]:
+    """A diagram for each set of bins; rows whose bins say the same to three digits share one."""
+    alike: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if found := row.get("calibration"):
+            told = {name: np.round(bins, 1).tolist() for name, bins in found["bins"].items()}
+            alike.setdefault(str((found["temperature"], told)), []).append(i)
+    for number, group in enumerate(alike.values(), start=1):
+        found = rows[group[0]]["calibration"]
+        others = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        error, fitted = found["calibration_error"], found["fitted_on"]
+        says = (
+            "On the dashed line a confidence of 80 % is right 8 times in 10; below it answers are too sure, above it not sure "
+            f"enough. Measured on {found['images']} faces ({found['measured_on']}). Calibration error {error['raw']:.3f} as the logits are"
+        )
+        if fitted:
+            says += (
+                f", {error['scaled']:.3f} with the temperature {found['temperature']:.3f}, which was fitted on "
+                f"{fitted['images']} faces of {fitted['data']} {fitted['split']}."
+            )
+        else:
+            says += "; no temperature was fitted."
+        if len(group) > 1:
+            says += f" The same for {', '.join(called[i] for i in group)}."
+        yield Plot(
+            "reliability" if len(alike) == 1 else f"reliability-{number}",
+            f"Reliability: {called[group[0]]}{others}",
+            says,
+            f"Accuracy against confidence. {_bins_told(found)}",
+            _reliability(found),
+        )
+
+
+def _drawn_bins(found: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """By label, the bins that hold images, ``[B, 3]``: share of the images, mean confidence, accuracy."""
+    labels = {"raw": "logits as they are"} | ({"scaled": "with temperature"} if found["fitted_on"] else {})
+    drawn = {}
+    for name, label in labels.items():
+        images, confidence, right = np.array(found["bins"][name], np.float64).reshape(-1, 3).T
+        held = images > 0
+        drawn[label] = np.stack([images, confidence, right], 1)[held] / images[held, None]
+        drawn[label][:, 0] = images[held] / images.sum()
+    return drawn
+
+
+def _bins_told(found: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{label}: {', '.join(f'{right:.0%} right at {confidence:.0%}' for _, confidence, right in bins)}"
+        for label, bins in _drawn_bins(found).items()
+    )
+
+
+def _reliability(found: dict[str, Any]) -> Figure:
+    from matplotlib.ticker import PercentFormatter
+
+    drawn = plotting.new_figure(WIDTH, 3.6)
+    axes, below = drawn.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.plot([0, 1], [0, 1], color=COLOURS[6], linestyle="--", linewidth=1.2, label="as sure as right")
+    for i, (label, bins) in enumerate(_drawn_bins(found).items()):
+        share, confidence, right = bins.T
+        axes.plot(confidence, right, linewidth=1.4, markersize=5, label=label, **_look(i))
+        below.plot(confidence, share, linewidth=1.2, drawstyle="steps-mid", color=COLOURS[i])
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="right")
+    below.set(ylim=(0, None), xlabel="confidence", ylabel="of images")
+    for one in (axes.yaxis, below.yaxis, below.xaxis):
+        one.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid()
+    _legend(drawn, axes)
+    return drawn
+
+
 _Drawing = Callable[[Sequence[Row], Sequence[str]], Iterator[Plot]]
 # In the order of the page. A plot of a further key of the result file is one function and one entry here.
-_DRAWN: tuple[_Drawing, ...] = (_trade_off, _distributions, _confusions)
+_DRAWN: tuple[_Drawing, ...] = (_trade_off, _distributions, _confusions, _reliabilities)

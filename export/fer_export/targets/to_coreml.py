@@ -92,6 +92,9 @@ def _exported(source: Source) -> ExportedProgram:
     import torch
     from torch import nn
 
+    record = source.checkpoint.probabilities
+    temperature = None if record is None else record["temperature"]
+
     class Classifier(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -99,7 +102,7 @@ def _exported(source: Source) -> ExportedProgram:
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             logits = self.net(images)
-            return logits, logits.softmax(1)
+            return logits, (logits if temperature is None else logits / temperature).softmax(1)
 
     size = source.checkpoint.input["size"]
     program: ExportedProgram = torch.export.export(
@@ -124,7 +127,7 @@ def _describe(model: Any, source: Source) -> None:
     model.input_description["images"] = "A face, grey, cropped as the bundle's manifest says."
     model.output_description["classLabel"] = "The most probable expression."
     model.output_description["classLabel_probs"] = "The probability of each expression."
-    model.output_description["logits"] = "What the softmax was taken of, in the order of the labels."
+    model.output_description["logits"] = "The net's answer before temperature and softmax, in the order of the labels."
     model.user_defined_metadata["com.apple.coreml.model.preview.type"] = "imageClassifier"
     for key, value in source.describe().items():
         model.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
 from fer_runtimes.labels import LABELS
+from fer_runtimes.metrics import softmax
 from fer_runtimes.mil.execute import CLASSIFY, FLOAT16_MAX, Executor
 from fer_runtimes.mil.program import Program, read_program
 from fer_runtimes.session import Options, Report, Session
@@ -38,6 +39,7 @@ class CoreMLReferenceSession(Session):
         self._probabilities = _classifier(bundle, program)
         if "logits" not in program.outputs:
             raise BadInput(f"{bundle.path}: its program has no output 'logits'; export it with fer-export")
+        self._temperature = bundle.manifest.temperature
         self._half = any(tensor.dtype == "float16" for op in program.ops for tensor in op.outputs)
 
     def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -49,6 +51,13 @@ class CoreMLReferenceSession(Session):
             if probabilities[logits[i].argmax()] < probabilities.max():
                 raise CheckFailed(
                     f"{self.bundle.path}: the class that the package names and its largest logit differ; export it again"
+                )
+            scaled = logits[i : i + 1] / self._temperature
+            # the quotient is rounded, and so is its divisor, each by half a step: at most that much in any probability
+            step = np.finfo(np.float16 if self._half else np.float32).eps * (1 + np.abs(scaled).max())
+            if (off := float(np.abs(probabilities - softmax(scaled)).max())) > step:
+                raise CheckFailed(
+                    f"{self.bundle.path}: the package's probabilities are not softmax(logits / {self._temperature:.4g}), by {off:.1e}; export it again"
                 )
         return logits
 
