@@ -24,10 +24,10 @@ demo: $(READY)
 	$(BIN)/fer-bench --runtime all --model $(DEMO) $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md --html $(DEMO)/results.html
 
 # fer-deploy is tested against a real sshd on loopback, the report in a real Chromium; both are installed where that may
-# be done. A worker a core.
+# be done. A worker a core; a file at a time, in tests/conftest.py's order.
 test: $(READY)
 	@{ test -x /usr/sbin/sshd && command -v chromedriver >/dev/null; } || test "$$(id -u)" != 0 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server chromium chromium-driver fonts-dejavu-core >/dev/null; }
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

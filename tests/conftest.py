@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,20 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from filelock import FileLock
 
 from fer_export.pipeline import Source
-from fer_runtimes.bundle import Bundle
+from fer_runtimes.bundle import Bundle, read_bundle
 from fer_runtimes.data import Faces
 from fer_runtimes.drawn import drawn_faces
+from fer_runtimes.files import whole_folder
 
+# Longest first, and one that needs no bundle while another worker makes them. The rest follow as they are found.
+FIRST = (
+    *("benchmarks/test_gate.py", "export/test_zoo.py", "end_to_end/test_commands.py", "end_to_end/test_shipped.py"),
+    *("benchmarks/test_deploy.py", "benchmarks/test_report.py", "export/test_export.py", "export/test_int8.py"),
+    *("runtimes/test_mil.py", "benchmarks/test_bench.py", "benchmarks/test_modes.py", "benchmarks/test_history.py"),
+)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -36,6 +46,13 @@ def pytest_configure() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which workers are given files (make test): a long one that came last would leave the others idle."""
+    names = [f"{item.path.parent.name}/{item.path.name}" for item in items]
+    places = {item: FIRST.index(name) if name in FIRST else len(FIRST) for item, name in zip(items, names, strict=True)}
+    items.sort(key=places.__getitem__)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,54 +68,92 @@ def faces() -> Faces:
     return drawn_faces(140, seed=5)
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Fills a folder of a name, once for all workers: the first that asks makes it, the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        path = common / f"once-{name}"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                with whole_folder(path) as aside:
+                    make(aside)
+        return path
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def checkpoint(once: Once) -> Path:
     """A fer_mobileone_xs that has learnt the drawn faces a little: its BatchNorm statistics are real."""
     from fer_train.augment import Augment
     from fer_train.loop import LAST, train
     from fer_train.recipe import Recipe
 
-    out = tmp_path_factory.mktemp("run")
     gentle = Augment(rotate=5, field=(0.9, 1.05), shift=0.05, light=0.1, erase=0)
     recipe = dataclasses.replace(
         Recipe(), model="fer_mobileone_xs", epochs=4, batch_size=16, lr=0.03, warmup=0.5, ema=0.9, augment=gentle
     )
-    train(recipe, drawn_faces(700, seed=1, split="Training"), drawn_faces(140, seed=2), out)
-    return out / LAST
+
+    def make(out: Path) -> None:
+        train(recipe, drawn_faces(700, seed=1, split="Training"), drawn_faces(140, seed=2), out)
+
+    return once("run", make) / LAST
 
 
 @pytest.fixture(scope="session")
-def source(checkpoint: Path) -> Source:
+def source(checkpoint: Path, once: Once) -> Source:
     """That checkpoint, folded, with its reference. Copy it before changing it."""
     from fer_export.pipeline import load_source
 
-    return load_source(checkpoint, drawn_faces(160, seed=0))  # as many as the reference executor does in a second
+    # as many faces as the reference executor does in a second
+    return _kept(once, "source", lambda: load_source(checkpoint, drawn_faces(160, seed=0)))
 
 
 @pytest.fixture(scope="session")
-def int8_source(source: Source) -> Source:
+def int8_source(source: Source, once: Once) -> Source:
     """The source with its INT8 graph. One of the 175 faces held out is more than half a point, so the budget is wider."""
     from fer_export.calibration import choose
     from fer_export.int8 import quantise_source
 
-    calibration = choose(drawn_faces(700, seed=1, split="Training"), 70)
-    return dataclasses.replace(source, quantised=quantise_source(source, calibration, max_drop=0.02))
+    def make() -> Source:
+        calibration = choose(drawn_faces(700, seed=1, split="Training"), 70)
+        return dataclasses.replace(source, quantised=quantise_source(source, calibration, max_drop=0.02))
+
+    return _kept(once, "int8-source", make)
 
 
 @pytest.fixture(scope="session")
-def bundles(int8_source: Source, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """One bundle for each target and precision of the table, and PyTorch's unfolded one."""
-    from fer_export.pipeline import export, load_source
+def bundles(int8_source: Source, checkpoint: Path, once: Once) -> dict[str, Bundle]:
+    """One bundle for each target and precision of the table, and PyTorch's unfolded one. Copy one before changing it."""
+    from fer_export.pipeline import bundle_name, export, load_source
     from fer_export.targets import TARGETS
 
-    out = tmp_path_factory.mktemp("build")
+    cells = [(target, precision) for target, row in TARGETS.items() for precision in row.tolerances]
+
+    def make(out: Path) -> None:
+        for target, precision in cells:
+            export(int8_source, target, out, precision)
+        export(load_source(checkpoint, drawn_faces(160, seed=0), folding=False), "pytorch", out)
+
+    out, net = once("build", make), int8_source.checkpoint.model["name"]
     made = {
-        f"{target} {precision}": export(int8_source, target, out, precision)
-        for target, row in TARGETS.items()
-        for precision in row.tolerances
+        f"{target} {precision}": read_bundle(out / bundle_name(net, target, precision, True))
+        for target, precision in cells
     }
-    made["pytorch unfolded"] = export(load_source(checkpoint, drawn_faces(160, seed=0), folding=False), "pytorch", out)
-    return made
+    return made | {"pytorch unfolded": read_bundle(out / bundle_name(net, "pytorch", "fp32", False))}
+
+
+def _kept(once: Once, name: str, make: Callable[[], Source]) -> Source:
+    """A source as all workers share it."""
+    path = once(name, lambda out: (out / "source").write_bytes(pickle.dumps(make())))
+    source: Source = pickle.loads((path / "source").read_bytes())
+    return source
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +194,22 @@ def command() -> Command:
         return subprocess.run(
             [str(program), *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300
         )
+
+    return run
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command's own main here, where what it imports is there already: torch alone takes longer than most commands do."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        (entry,) = entry_points(group="console_scripts", name=name)
+        words = [name, *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            entry.load()()
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), *capfd.readouterr())
 
     return run
 

@@ -498,14 +498,17 @@ def test_the_reports_say_every_check_and_every_changed_label(clean: Build) -> No
 
 
 def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
-    clean: Build, tmp_path: Path, command: Command
+    clean: Build, tmp_path: Path, command: Command, in_process: Command
 ) -> None:
+    """What passes and what fails in processes of their own; the rest, made by the same main, here."""
     path, onnx, unfolded = tmp_path / "baseline.json", clean.bundles["onnx fp32"], clean.bundles["pytorch unfolded"]
     gate = ("fer-bench", "gate", "--baseline", path, "--runtime", "onnxruntime", "--threads", 1, "--no-latency")
-    without = command(*gate, "--model", onnx.path)
+    without = in_process(*gate, "--model", onnx.path)
     assert without.returncode == 2
     assert "no baseline can be read there" in without.stderr
-    made = command(*gate, "--runtime", "pytorch", "--model", onnx.path, "--model", unfolded.path, "--update-baseline")
+    made = in_process(
+        *gate, "--runtime", "pytorch", "--model", onnx.path, "--model", unfolded.path, "--update-baseline"
+    )
     assert made.returncode == 0, made.stderr
     outs = [tmp_path / name for name in ("gate.xml", "gate.md", "gate.json")]
     wanted = [option for pair in zip(("--junit", "--markdown", "--json"), outs, strict=True) for option in pair]
@@ -514,7 +517,7 @@ def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
     assert "0 failed, 11 passed, 1 skipped" in passed.stdout
     before = path.read_bytes()
     bad = forged(clean, FAULTS[0], FAULTS[0].strengths[-1], tmp_path)
-    done = command(*gate, "--runtime", "pytorch", "--model", bad.path)
+    done = in_process(*gate, "--runtime", "pytorch", "--model", bad.path)
     assert done.returncode == 2  # pytorch was asked for too, and has no bundle
     done = command(*gate, "--model", bad.path, *wanted)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -522,7 +525,7 @@ def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
     assert "logits" in done.stderr
     assert ElementTree.parse(outs[0]).getroot().get("failures") != "0"
     assert json.loads(outs[2].read_text())["verdict"] == "failed"
-    refused = command(*gate, "--model", bad.path, "--update-baseline")
+    refused = in_process(*gate, "--model", bad.path, "--update-baseline")
     assert refused.returncode == 2
     assert "add its bundle" in refused.stderr
     assert path.read_bytes() == before

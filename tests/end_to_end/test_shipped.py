@@ -35,13 +35,20 @@ def test_the_shipped_checkpoint_scores_what_it_says_and_every_runtime_agrees(
         rows: list[dict[str, Any]] = json.loads(out.read_text())["results"]
         return rows
 
+    whole = load_faces(fer2013, ("PublicTest",))
+    third = tmp_path / "third.csv"
+    third.write_text(as_csv([replace(whole, images=whole.images[::3], labels=whole.labels[::3])]))
+    rows = measured(third, "all")  # first, since it exports what the others run
+    assert {"pytorch", "onnxruntime", "openvino", "coreml-reference"} <= {row["runtime"] for row in rows}
+    assert all(row["agreement"] >= 0.999 for row in rows)
     said = load_checkpoint(SHIPPED).metrics["accuracy"]
     for row in measured(fer2013, "onnxruntime", "openvino"):
         assert abs(row["accuracy"] - said) <= 0.001
         assert row["agreement"] >= 0.999
-    whole = load_faces(fer2013, ("PublicTest",))
-    third = tmp_path / "third.csv"
-    third.write_text(as_csv([replace(whole, images=whole.images[::3], labels=whole.labels[::3])]))
-    rows = measured(third, "all")
-    assert {"pytorch", "onnxruntime", "openvino", "coreml-reference"} <= {row["runtime"] for row in rows}
-    assert all(row["agreement"] >= 0.999 for row in rows)
+
+
+def test_the_shipped_checkpoint_runs_with_no_option_but_the_runtime(tmp_path: Path, command: Command) -> None:
+    """Last, since it exports what the test above has left in the cache."""
+    done = command("fer-bench", "--runtime", "onnxruntime", "--queries", 32, "--seconds", 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []

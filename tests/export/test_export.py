@@ -3,11 +3,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import public_of, write_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -83,18 +83,45 @@ def label_order(source: Source) -> None:
     head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
 
 
+@pytest.fixture(scope="module", params=[scale, offset, weight, label_order])
+def wrong(source: Source, request: pytest.FixtureRequest) -> Source:
+    """Made once for all targets, so that it is traced once."""
+    copied = copy.deepcopy(source)
+    request.param(copied)
+    return copied
+
+
 @pytest.mark.parametrize(
     ("target", "precision"), [cell for cell in CELLS if cell[1] != "int8"]
 )  # test_int8.py has them
-@pytest.mark.parametrize("fault", [scale, offset, weight, label_order])
 def test_a_wrong_constant_fails_parity_and_leaves_nothing(
-    source: Source, tmp_path: Path, target: str, precision: str, fault: Callable[[Source], None]
+    wrong: Source, tmp_path: Path, target: str, precision: str
 ) -> None:
-    wrong = copy.deepcopy(source)
-    fault(wrong)
     with pytest.raises(CheckFailed, match=f"{target} {precision}, .* departs from the reference"):
         export(wrong, target, tmp_path / "out", precision)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_graph_is_of_the_net_as_it_is_now_and_the_caller_s_own(source: Source) -> None:
+    changed = copy.deepcopy(source)
+    first = to_onnx.graph(changed)
+    untouched = first.SerializeToString()
+    del first.graph.node[:]
+    assert to_onnx.graph(changed).SerializeToString() == untouched
+    for change in (weight, offset, other_size, leaky):
+        before = to_onnx.graph(changed).SerializeToString()
+        change(changed)
+        assert to_onnx.graph(changed).SerializeToString() != before, change
+    assert to_onnx.graph(source).SerializeToString() == untouched
+
+
+def other_size(source: Source) -> None:
+    source.checkpoint.input["size"] += 16
+
+
+def leaky(source: Source) -> None:
+    """No weight changes; what follows the first convolution does."""
+    source.net.net.stem.act = torch.nn.LeakyReLU()
 
 
 def test_a_converter_that_dies_leaves_the_bundle_that_was_there(
@@ -114,14 +141,15 @@ def test_a_converter_that_dies_leaves_the_bundle_that_was_there(
 
 
 def test_a_cached_bundle_is_reused_and_a_damaged_one_made_again(checkpoint: Path) -> None:
-    cache = BundleCache(checkpoint)
+    said: list[str] = []
+    cache = BundleCache(checkpoint, said.append)
     bundle = cache.bundle("onnx")
     model = bundle.file(".onnx")
     first = model.stat().st_mtime_ns
     assert BundleCache(checkpoint).bundle("onnx").file(".onnx").stat().st_mtime_ns == first
     model.write_bytes(b"damaged")
-    said: list[str] = []
-    assert BundleCache(checkpoint, said.append).bundle("onnx").file(".onnx").stat().st_size > 1000
+    del said[:]
+    assert cache.bundle("onnx").file(".onnx").stat().st_size > 1000
     assert "damaged" in said[0]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -340,6 +342,23 @@ def constant_of(block: Any, kind: str, parameter: str) -> Any:
     return next(one for one in block.operations if one.outputs[0].name == name)
 
 
+def test_a_package_is_read_without_coremltools_which_may_come_later(package: Path) -> None:
+    """The same protobuf classes are then there twice, by two names. (What exports has coremltools first.)"""
+    code = """
+import sys
+from pathlib import Path
+from fer_runtimes.mil.program import read_program
+package = sys.argv[1]
+first = read_program(Path(package))
+assert not {"coremltools", "torch"} & set(sys.modules)
+import coremltools
+assert coremltools.utils.load_spec(package).WhichOneof("Type") == "mlProgram"
+assert read_program(Path(package)).ops == first.ops
+"""
+    done = subprocess.run([sys.executable, "-c", code, package / "model.mlpackage"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_altered_byte_of_the_weights_is_refused(package: Path) -> None:
     blob = package / "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
     content = bytearray(blob.read_bytes())
@@ -365,7 +384,7 @@ def test_an_altered_normalisation_fails_parity_though_the_hashes_match(
 ) -> None:
     edit(package, change)
     rehash(package)
-    done = command("fer-bench", "--runtime", "coreml-reference", "--model", package)
+    done = command("fer-bench", "--runtime", "coreml-reference", "--model", package, "--queries", 12, "--seconds", 0)
     assert done.returncode == 1
     assert "departs from the reference" in done.stderr
 

@@ -8,8 +8,10 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from fer_export.pipeline import Source
 from fer_export.weights8 import store_weights_in_int8
@@ -17,8 +19,12 @@ from fer_export.weights8 import store_weights_in_int8
 if TYPE_CHECKING:
     import onnx
 
+    from fer_train.deploy import Deployable
+
 # 18 is what torch's exporter writes natively; TensorRT 10, OpenVINO 2025 and ONNX Runtime 1.20 all read it.
 OPSET = 18
+# The graph of each net that is in use, with what the net was when it was made: three targets and six precisions start from it.
+_MADE: WeakKeyDictionary[Deployable, tuple[str, onnx.ModelProto]] = WeakKeyDictionary()
 
 
 def convert(source: Source, precision: str, folder: Path) -> None:
@@ -48,7 +54,29 @@ def int8_graph(source: Source) -> onnx.ModelProto:
 
 
 def graph(source: Source) -> onnx.ModelProto:
-    """The net in float32 as an ONNX graph."""
+    """The net in float32 as an ONNX graph of the caller's own; traced once, and again where the net has changed since."""
+    import onnx
+
+    now = _state(source)
+    before, made = _MADE.get(source.net, ("", None))
+    if made is None or now != before:
+        made = _traced(source)
+        _MADE[source.net] = now, made
+    model = onnx.ModelProto()
+    model.CopyFrom(made)
+    return model
+
+
+def _state(source: Source) -> str:
+    """A hash of all that the graph is made from: input size, modules with their settings, weights."""
+    found = sha256(repr((source.checkpoint.input["size"], source.net)).encode())
+    for name, tensor in source.net.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _traced(source: Source) -> onnx.ModelProto:
     import onnxslim
     import torch
 

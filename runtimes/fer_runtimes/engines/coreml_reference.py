@@ -63,8 +63,7 @@ class CoreMLReferenceSession(Session):
 
     def report(self) -> Report:
         """``notes`` names every tensor that has left float16's range so far."""
-        import numpy
-        from coremltools import __version__
+        from importlib.metadata import version
 
         notes = tuple(
             f"tensor {name} ({kind}) reaches {peak:.3g}, beyond float16's {FLOAT16_MAX:g}: fp16 would not do"
@@ -72,7 +71,7 @@ class CoreMLReferenceSession(Session):
             if peak > FLOAT16_MAX
         )
         compute = "fp16" if self._half else "fp32"
-        versions = {"coremltools": __version__, "numpy": numpy.__version__}
+        versions = {name: version(name) for name in ("coremltools", "numpy")}
         return Report("cpu", "MIL on numpy, op by op", compute, 1, versions, notes)
 
 

@@ -1,6 +1,7 @@
 """Reads a saved ``.mlpackage``: its MIL program and its weight blob, as they lie on disk.
 
-The protobuf classes are coremltools' own. The weight file is read here, by its published layout
+The protobuf classes are coremltools' own, loaded without coremltools itself, which imports torch and
+takes far longer than all that is done here. The weight file is read here, by its published layout
 (MILBlob, ``StorageFormat.hpp`` in apple/coremltools): a 64-byte header, then for each tensor a
 64-byte record (sentinel 0xDEADBEEF, dtype, size in bytes, offset of the data), all little-endian;
 two values of four bits share a byte, the first in its lower half. So nothing of the converter that wrote the package takes part in judging it.
@@ -12,16 +13,20 @@ import json
 import logging
 import math
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_runtimes.errors import BadInput
+from fer_runtimes.errors import BadInput, NotAvailable
 
 _SENTINEL = 0xDEADBEEF
 _RECORD = struct.Struct("<IIQQ")
@@ -95,12 +100,10 @@ def read_program(package: Path) -> Program:
 
     Raises BadInput if the package is damaged, holds no ML Program, or names data outside itself.
     """
-    with quiet_coremltools():
-        from coremltools.proto import Model_pb2
     from google.protobuf.message import DecodeError
 
     path = _root_model(package)
-    model = Model_pb2.Model()
+    model = _messages("Model_pb2").Model()
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
@@ -111,6 +114,19 @@ def read_program(package: Path) -> Program:
     if "main" not in functions or functions["main"].opset not in functions["main"].block_specializations:
         raise BadInput(f"{path}: has no main function for its opset; export the bundle again")
     return _Reader(path).function(functions["main"])
+
+
+def _messages(module: str) -> Any:
+    """A module of ``coremltools.proto``. Those import one another relative to their package, so any package of that folder serves."""
+    name = f"{__name__}_proto"
+    if name not in sys.modules:
+        spec = find_spec("coremltools")
+        if spec is None or spec.origin is None:
+            raise NotAvailable("reading a Core ML package needs coremltools; pip install 'fer-edge[coreml]'")
+        package = ModuleType(name)
+        package.__path__ = [str(Path(spec.origin).parent / "proto")]
+        sys.modules[name] = package
+    return import_module(f"{name}.{module}")
 
 
 @contextmanager
@@ -186,9 +202,7 @@ class _Reader:
         return Tensor(name, self._dtype(kind.tensorType.dataType, name), tuple(shape))
 
     def _dtype(self, code: int, name: str) -> str | None:
-        from coremltools.proto import MIL_pb2
-
-        spelt = MIL_pb2.DataType.Name(code)
+        spelt = _messages("MIL_pb2").DataType.Name(code)
         if spelt not in _DTYPES:
             raise BadInput(f"{self._model}: {name} is of type {spelt}, which is not run here")
         return _DTYPES[spelt]
