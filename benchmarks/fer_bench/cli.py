@@ -14,6 +14,7 @@ from fer_bench.gate.cli import gate
 from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
 from fer_bench.report.cli import report
+from fer_bench.zoo.cli import zoo
 from fer_runtimes import console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -160,6 +161,7 @@ app.command()(gate)
 app.command()(report)
 app.add_typer(history, name="history")
 app.command()(diff)
+app.command()(zoo)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from fer_runtimes.signing import sign_bundle
 from fer_runtimes.versions import installed_versions
 
 if TYPE_CHECKING:
+    import onnx
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from fer_export.fold import FoldProof, Size
@@ -38,6 +39,7 @@ class Source:
 
     net: float32, eval, bytes in, logits out; folded if there is a proof
     quantised: its INT8 graph, for the precision int8 (``fer_export.int8.quantise_source``)
+    graph: its float32 ONNX graph, where several targets are to be made from one (``to_onnx.graph``)
     """
 
     checkpoint: Checkpoint
@@ -47,6 +49,7 @@ class Source:
     size: Size
     reference: Reference
     quantised: Quantised | None = None
+    graph: onnx.ModelProto | None = None
 
     def describe(self) -> dict[str, object]:
         """What is written into formats that carry metadata, so that a model file alone still says what it is."""

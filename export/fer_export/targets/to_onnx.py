@@ -39,19 +39,25 @@ def convert(source: Source, precision: str, folder: Path) -> None:
 
 def int8_graph(source: Source) -> onnx.ModelProto:
     """A copy of the source's quantised graph."""
+    assert source.quantised is not None  # the pipeline asks for it
+    return _copy(source.quantised.model)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
-    assert source.quantised is not None  # the pipeline asks for it
-    model = onnx.ModelProto()
-    model.CopyFrom(source.quantised.model)
-    return model
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
 
 
 def graph(source: Source) -> onnx.ModelProto:
-    """The net in float32 as an ONNX graph."""
+    """The net in float32 as an ONNX graph; a copy where the source has it already."""
     import onnxslim
     import torch
 
+    if source.graph is not None:
+        return _copy(source.graph)
     size = source.checkpoint.input["size"]
     images = torch.zeros(2, 1, size, size, dtype=torch.uint8)
     with _quiet():
