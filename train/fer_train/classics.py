@@ -89,7 +89,7 @@ def _zfnet(num_classes: int, drop_rate: float) -> nn.Module:
 CLASSICS: dict[str, Classic] = {
     "alexnet": Classic(_of_torchvision("alexnet"), 63),
     # without the two helpers of its training, which BatchNorm made needless
-    "googlenet": Classic(_of_torchvision("googlenet", aux_logits=False, init_weights=True), 20),
-    "squeezenet1_1": Classic(_of_torchvision("squeezenet1_1"), 20),
+    "googlenet": Classic(_of_torchvision("googlenet", aux_logits=False, init_weights=True), 15),
+    "squeezenet1_1": Classic(_of_torchvision("squeezenet1_1"), 17),
     "zfnet": Classic(_zfnet, 53),
 }
