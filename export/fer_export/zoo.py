@@ -63,7 +63,7 @@ def untrained(row: Backbone, path: Path) -> None:
         for head in net.modules():
             if _classifies(head) and spread > 0:
                 for parameter in head.parameters():
-                    parameter /= 4 * spread
+                    parameter.div_(4 * spread)
     inputs = {"size": row.size, "channels": 1, "mean": _MEAN, "std": _STD, "crop": 1.0}
     save_checkpoint(path, Checkpoint({"name": row.model, "args": {}}, inputs, net.state_dict(), {}, {}, {}))
 

@@ -90,7 +90,7 @@ def test_exported_bundles_are_kept_and_nets_take_turns_in_groups_that_fit_the_me
 
 def content_of(*figures: tuple[str, int, float]) -> dict[str, Any]:
     """A result file's content with nets of these names, MACs and milliseconds."""
-    latency = [{"p50": p50} for *_, p50 in figures]
+    latency = [{"p50": p50, "p50_interval": [p50 * 0.9, p50 * 1.1]} for *_, p50 in figures]
     common = {"group": 1, "error": None, "split": None, "parity_images": 21}
     return {
         "queries": 1,
@@ -109,6 +109,7 @@ def test_the_table_says_where_operations_are_not_time() -> None:
     assert line.startswith("On r, in 1 of 3 pairs ")
     assert line.endswith("VGG has 8.0 times the operations of Efficient and takes 0.56 times as long.")
     assert tables.said(content_of(("more", 20, 2.0), ("less", 10, 1.0))) == []
+    assert tables.said(content_of(("more", 20, 1.0), ("less", 10, 1.1))) == [], "too close to tell"
 
 
 def test_nothing_timed_is_nothing_to_plot() -> None:

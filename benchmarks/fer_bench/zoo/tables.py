@@ -76,17 +76,20 @@ def facts(content: dict[str, Any]) -> list[str]:
 
 
 def said(content: dict[str, Any]) -> list[str]:
-    """For each runtime, in one sentence: how often operations order two nets wrongly by time, and where most."""
+    """For each runtime, in one sentence: how often operations order two nets wrongly by time, and where most.
+
+    Only what lies beyond both intervals counts.
+    """
     lines = []
     for runtime in _runtimes(content):
         timed = [
-            (net["name"], net["macs"], result["latency_ms"]["p50"])
+            (net["name"], net["macs"], result["latency_ms"]["p50"], _interval(result["latency_ms"]))
             for net in content["nets"]
             for result in net["results"]
             if result["runtime"] == runtime and result["ns_per_mac"]
         ]
         pairs = [(a, b) if a[1] >= b[1] else (b, a) for a, b in combinations(timed, 2)]
-        wrong = [(more, less) for more, less in pairs if more[1] > less[1] and more[2] < less[2]]
+        wrong = [(more, less) for more, less in pairs if more[1] > less[1] and more[3][1] < less[3][0]]
         if not wrong:
             continue
         more, less = max(wrong, key=lambda pair: pair[0][1] / pair[1][1])
@@ -95,6 +98,11 @@ def said(content: dict[str, Any]) -> list[str]:
             f"{more[0]} has {more[1] / less[1]:.1f} times the operations of {less[0]} and takes {more[2] / less[2]:.2f} times as long."
         )
     return lines
+
+
+def _interval(latency: dict[str, Any]) -> tuple[float, float]:
+    low, high = latency["p50_interval"] or (latency["p50"], latency["p50"])
+    return low, high
 
 
 def failures(content: dict[str, Any]) -> list[str]:
