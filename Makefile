@@ -10,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint gate figures peers overhead repeatability catch-rate constraints clean
+.PHONY: demo test lint gate figures peers zoo zoo-test overhead repeatability catch-rate constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -49,6 +49,15 @@ figures: $(READY)
 peers: $(READY)
 	$(BIN)/python -m peers --data $(DATA) --json build/peers.json --markdown build/peers.md
 	$(BIN)/python benchmarks/paste_results.py peers build/peers.md README.md
+
+# The field's backbones side by side (docs/zoo.md); the first time each is exported, later ones find it in the cache.
+zoo: $(READY)
+	$(BIN)/fer-bench zoo --json build/zoo.json --markdown build/zoo.md --plot build/zoo.svg
+	$(BIN)/python benchmarks/paste_results.py zoo build/zoo.md docs/zoo.md
+
+# Every one of them: a step of training, ONNX and OpenVINO, parity. For the night: long, and 6 GB of memory.
+zoo-test: $(READY)
+	$(BIN)/python -m pytest -m zoo
 
 # What the benchmark claims of itself, on this machine: under 3 % beside the engines' own tools; the same answer twice.
 # A few minutes each; leave the machine alone meanwhile.

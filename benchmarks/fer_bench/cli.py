@@ -16,6 +16,7 @@ from fer_bench.history.cli import app as history
 from fer_bench.jobs import ALL
 from fer_bench.report.cli import report
 from fer_bench.sweep import sweep
+from fer_bench.zoo.cli import zoo
 from fer_runtimes import console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -167,6 +168,7 @@ app.command()(report)
 app.add_typer(history, name="history")
 app.command()(diff)
 app.command()(sweep)
+app.command()(zoo)
 
 
 def main() -> None:

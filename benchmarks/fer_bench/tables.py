@@ -148,8 +148,7 @@ def facts(results: dict[str, Any]) -> list[str]:
     facing = sorted({row["agreement_with"] for row in results["results"] if row["agreement_with"]})
     machines = results.get("machines") or {None: results}
     places = [
-        f"{name}: {_place(own['environment'])}" if name else _place(own["environment"])
-        for name, own in machines.items()
+        f"{name}: {place(own['environment'])}" if name else place(own["environment"]) for name, own in machines.items()
     ]
     queries = " or ".join(map(str, sorted({own["queries"] for own in machines.values()})))
     compared = sorted({row["ratio"]["to"] for row in results["results"] if row.get("ratio")})
@@ -185,7 +184,7 @@ def _unsure(rows: list[Row]) -> list[str]:
     return [f"speed-up of {', '.join(who)} unsure (?): {why}" for why, who in found.items()]
 
 
-def _place(environment: dict[str, Any]) -> str:
+def place(environment: dict[str, Any]) -> str:
     """The machine in some words: what it is, and what its settings and its heat did to the figures."""
     board = environment.get("board") or {}
     facts = [

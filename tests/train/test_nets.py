@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fer_runtimes.errors import BadInput
+from fer_train.classics import CLASSICS
 from fer_train.nets import FACE_NETS, build_net, list_nets
 
 
@@ -48,3 +49,30 @@ def test_nets_are_listed_by_pattern() -> None:
     names = list_nets("*mobileone*")
     assert {"fer_mobileone_s", "mobileone_s0", "mobileone_s4"} <= set(names)
     assert not list_nets("nothing-like-it")
+
+
+@pytest.mark.parametrize("name", CLASSICS)
+def test_classics_read_one_grey_channel_down_to_their_least_size(name: str) -> None:
+    least = CLASSICS[name].least
+    net = build_net(name, least, drop_rate=0.5).eval()
+    assert net(torch.zeros(2, 1, least, least)).shape == (2, 7)
+    assert [part.p for part in net.modules() if isinstance(part, torch.nn.Dropout)].count(0.5) > 0
+    with pytest.raises(BadInput, match=f"of {least} pixels or more, not {least - 1}"):
+        build_net(name, least - 1)
+    with pytest.raises((RuntimeError, ValueError)):
+        CLASSICS[name].build(7, 0.0).eval()(torch.zeros(1, 3, least - 1, least - 1))
+
+
+def test_zfnet_has_the_paper_s_maps() -> None:
+    net, seen = build_net("zfnet", 224).eval(), []
+    for part in net:
+        if isinstance(part, (torch.nn.Conv2d, torch.nn.MaxPool2d)):
+            part.register_forward_hook(lambda *found: seen.append(tuple(found[2].shape[1:])))
+    net(torch.zeros(1, 1, 224, 224))
+    assert [shape[1] for shape in seen] == [110, 55, 26, 13, 13, 13, 13, 6]
+
+
+def test_classics_are_listed_and_have_no_paths_to_drop() -> None:
+    assert set(CLASSICS) <= set(list_nets())
+    with pytest.raises(BadInput, match="no paths to drop"):
+        build_net("alexnet", 64, drop_path_rate=0.1)

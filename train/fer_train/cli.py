@@ -38,7 +38,10 @@ def train(
         typer.Option(help="Checkpoint to learn from (distillation); several are averaged. Repeatable."),
     ] = None,
     recipe: Annotated[Optional[str], typer.Option(help="Recipe by name, or a TOML file.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="Architecture: a fer_* net or any of timm's.")] = None,
+    model: Annotated[
+        Optional[str],
+        typer.Option(help="Architecture: a fer_* net, any of timm's, or one of fer-bench zoo (docs/zoo.md)."),
+    ] = None,
     size: Annotated[Optional[int], typer.Option(help="Input side in pixels.")] = None,
     stem_stride: Annotated[
         Optional[int], typer.Option(help="Stride of the first convolution, e.g. 1 to keep small faces large.")

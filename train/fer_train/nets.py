@@ -1,4 +1,4 @@
-"""Architectures: timm's by name, and nets of the same blocks shaped for a 48-pixel face.
+"""Architectures: timm's and torchvision's by name, and nets of timm's blocks shaped for a 48-pixel face.
 
 An ImageNet net halves its input five times, which leaves 1.5 pixels of a 48-pixel face. The nets
 here halve it four times: 24, 12, 6 and 3 pixels. They are data for timm's own ByobNet, so timm's
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_runtimes.errors import BadInput
 from fer_runtimes.labels import LABELS
+from fer_train.classics import CLASSICS, build_classic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ def list_nets(pattern: str = "*") -> list[str]:
     """Names that ``build_net`` takes and that match a shell pattern, ours first."""
     import timm
 
-    return [name for name in FACE_NETS if fnmatch(name, pattern)] + timm.list_models(pattern)
+    return [name for name in (*FACE_NETS, *CLASSICS) if fnmatch(name, pattern)] + timm.list_models(pattern)
 
 
 def build_net(
@@ -55,6 +56,10 @@ def build_net(
         args["drop_path_rate"] = drop_path_rate
     if name in FACE_NETS:
         net = _face_net(name, args)
+    elif name in CLASSICS:
+        if drop_path_rate:
+            raise BadInput(f"model {name} has no paths to drop; leave drop_path_rate at 0")
+        net = build_classic(name, size, **args)
     elif timm.is_model(name):
         facts = timm.get_pretrained_cfg(name)
         if facts is not None and facts.fixed_input_size:

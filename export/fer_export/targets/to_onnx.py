@@ -45,26 +45,26 @@ def convert(source: Source, precision: str, folder: Path) -> None:
 
 def int8_graph(source: Source) -> onnx.ModelProto:
     """A copy of the source's quantised graph."""
+    assert source.quantised is not None  # the pipeline asks for it
+    return _copy(source.quantised.model)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
-    assert source.quantised is not None  # the pipeline asks for it
-    model = onnx.ModelProto()
-    model.CopyFrom(source.quantised.model)
-    return model
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
 
 
 def graph(source: Source) -> onnx.ModelProto:
     """The net in float32 as an ONNX graph of the caller's own; traced once, and again where the net has changed since."""
-    import onnx
-
     now = _state(source)
     before, made = _MADE.get(source.net, ("", None))
     if made is None or now != before:
         made = _traced(source)
         _MADE[source.net] = now, made
-    model = onnx.ModelProto()
-    model.CopyFrom(made)
-    return model
+    return _copy(made)
 
 
 def _state(source: Source) -> str:

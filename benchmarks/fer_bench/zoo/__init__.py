@@ -1,0 +1,1 @@
+"""fer-bench zoo: the field's backbones side by side."""
