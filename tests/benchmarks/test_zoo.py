@@ -19,7 +19,9 @@ from fer_runtimes.session import Options
 
 
 @pytest.fixture(scope="module")
-def shown(checkpoint: Path, command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any], Path]:
+def shown(
+    checkpoint: Path, command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Any], Path]:
     """What the command prints and writes of three nets: trained, torchvision's, and one whose checkpoint is another net's."""
     out = tmp_path_factory.mktemp("zoo")
     trained = out / "trained"
@@ -96,7 +98,9 @@ def content_of(*figures: tuple[str, int, float]) -> dict[str, Any]:
         "queries": 1,
         "nets": [
             {
-                "name": name, "macs": macs, **common,
+                "name": name,
+                "macs": macs,
+                **common,
                 "results": [{"runtime": "r", "error": None, "unsure": None, "ns_per_mac": 1.0, "latency_ms": one}],
             }
             for (name, macs, _), one in zip(figures, latency, strict=True)
