@@ -47,7 +47,7 @@ figures: $(READY)
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
 peers: $(READY)
-	$(BIN)/python -m peers --data $(DATA) --json build/peers.json --markdown build/peers.md
+	$(BIN)/python -m peers --data $(DATA) --json build/peers.json --markdown build/peers.md --plot docs/peers.svg
 	$(BIN)/python benchmarks/paste_results.py peers build/peers.md README.md
 
 # The field's backbones side by side (docs/zoo.md); the first time each is exported, later ones find it in the cache.

@@ -36,6 +36,9 @@ def peers(
         Optional[Path], typer.Option("--json", help="Write everything, raw times too, as JSON.")
     ] = None,
     markdown_out: options.MarkdownOut = None,
+    plot_out: Annotated[
+        Optional[Path], typer.Option("--plot", help="Draw accuracy against latency (.svg or .png).")
+    ] = None,
     list_peers: Annotated[bool, typer.Option("--list", help="List the peers.")] = False,
 ) -> None:
     """Measures what a user would pick instead: accuracy, calibration, robustness, latency and memory.
@@ -57,11 +60,13 @@ def peers(
         return
     from rich.console import Console
 
+    from fer_bench.plotting import check_path, save
     from fer_runtimes.data import TEST_SPLITS, also_in_training, load_faces
     from fer_runtimes.errors import BadInput, NotAvailable
     from fer_runtimes.files import whole_file
     from peers.environments import Environments
     from peers.measure import Settings, measure
+    from peers.plot import plot
     from peers.report import markdown
 
     if data is None:
@@ -72,6 +77,8 @@ def peers(
         raise BadInput(f"--threads {threads}: this machine gives {console.usable_cores()} cores")
     if weights_dir is not None and not weights_dir.is_dir():
         raise BadInput(f"{weights_dir}: no such folder")
+    if plot_out is not None:
+        check_path(plot_out)
     faces = load_faces(data, (split,) if split else TEST_SPLITS)
     faces = replace(faces, seen=also_in_training(data, faces))
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -84,6 +91,8 @@ def peers(
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
     typer.echo(page)
+    if plot_out is not None:
+        save(plot(results), plot_out)
     if all(row["error"] for row in results["results"]):
         raise NotAvailable("no peer could be measured; the reasons stand above")
 

@@ -7,18 +7,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fer_bench.corruptions.views import View, seen_as
+from fer_bench.plotting import inline_svg
 from fer_runtimes.data import Faces
-from fer_runtimes.errors import NotAvailable
+from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.labels import LABELS
 from fer_runtimes.metrics import calibration_error
 from peers.adapters.ort import corner_bilinear
 from peers.environments import LAUNCHERS, SOURCES, Environments, Launch, last_line
 from peers.measure import Failed, Settings, figures, measure, run, summarise
+from peers.plot import plot
 from peers.report import COLUMNS, caption, markdown
 from peers.scores import accuracy, in_fer2013_order, missing_classes
 from peers.table import PEERS, Peer
@@ -288,6 +291,18 @@ def test_an_environment_that_cannot_be_made_is_one_line_and_is_tried_again_whole
         environments.launch(row("x", environment="beside", opens="net:x"))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("peers/*/ready"))
+
+
+def test_the_plot_names_whoever_was_both_scored_and_timed() -> None:
+    def peer(name: str, accuracy: float | None, error: str | None = None) -> dict[str, Any]:
+        return {"peer": name, "accuracy": accuracy, "error": error, "latency_ms": None if error else {"p50": 0.5}}
+
+    rows = [peer("fer-edge", 0.66), peer("another", 0.6), peer("unscored", None), peer("broken", 0.5, "no")]
+    told = {"data": {"name": "fer2013", "split": "PublicTest"}, "settings": {"threads": 1}}
+    drawn = inline_svg(plot({"results": rows, **told}))
+    assert [name in drawn for name in ("fer-edge", "another", "unscored", "broken")] == [True, True, False, False]
+    with pytest.raises(BadInput, match="nothing to plot"):
+        plot({"results": rows[2:], **told})
 
 
 def test_of_a_long_failure_the_line_with_the_error_is_kept() -> None:
