@@ -24,6 +24,7 @@ WINDOW_S = 0.05
 WINDOW_QUERIES = 20
 STEADY = 0.02  # by which the medians of three windows in a row may differ
 SETTLE_S = 10.0
+AGAIN_S = 3.0  # for a process that follows another of the same runtime: the machine is warm, the process is not
 LEAD_IN = 5  # queries that open a round, untimed: another runtime has just had the caches
 
 Images = Sequence[NDArray[np.uint8]]

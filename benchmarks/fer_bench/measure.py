@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fer_bench import modes as further
 from fer_bench import noise
 from fer_bench.energy import Meter
-from fer_bench.latency import SETTLE_S, STEADY
+from fer_bench.latency import AGAIN_S, SETTLE_S, STEADY
 from fer_bench.modes import Modes
 from fer_bench.worker import QUIET_S, Answers, Opened, Round, serve
 from fer_runtimes.engines import ENGINES
@@ -180,7 +180,7 @@ def measure(
                 timed = {i: one for i, one in apart.items() if _timed(one.task)}
                 for i, one in timed.items():
                     say(f"{one.task.runtime} on {one.task.bundle.name}: warming up{of}")
-                    every[i].settled &= bool(one.ask("settle"))
+                    every[i].settled &= bool(one.ask("settle", AGAIN_S if process else SETTLE_S))
                     every[i].processes.append([])
                 if not process:
                     meter.rest()
@@ -229,7 +229,7 @@ def _measured(
 def _notes(settled: bool, rounds: Sequence[Round]) -> tuple[str, ...]:
     notes = []
     if not settled:
-        notes.append(f"not settled: after {SETTLE_S:g} s of warm-up its medians still differed by over {STEADY:.0%}")
+        notes.append(f"not settled: after warming up its medians still differed by over {STEADY:.0%}")
     if not all(done.quiet for done in rounds):
         notes.append(f"its threads still ran {QUIET_S:g} s after its rounds, and so beside the other runtimes'")
     return tuple(notes)

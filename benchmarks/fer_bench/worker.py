@@ -110,9 +110,9 @@ class Worker:
         self.opened = Opened(cold / 1e6, (loaded - began) / 1e6, (answered - loaded) / 1e6)
         _sleep_till_quiet()
 
-    def settle(self) -> bool:
+    def settle(self, limit_s: float) -> bool:
         """Warms up; False if the figures would not settle."""
-        settled = latency.settle(self._session, self._images, self._random)
+        settled = latency.settle(self._session, self._images, self._random, limit_s)
         _sleep_till_quiet()
         return settled
 
