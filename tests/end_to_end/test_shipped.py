@@ -7,14 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Command, as_csv
 
 from fer_runtimes.data import load_faces
-from fer_train.checkpoint import SHIPPED, load_checkpoint
+from fer_train.checkpoint import CHECKPOINTS, SHIPPED, load_checkpoint
+
+EVERY = sorted(CHECKPOINTS.glob("*.pt"))
 
 
-def test_the_shipped_checkpoint_says_how_it_was_made() -> None:
-    checkpoint = load_checkpoint(SHIPPED)
+def test_what_is_shipped_stays_small() -> None:
+    assert SHIPPED in EVERY
+    assert sum(path.stat().st_size for path in EVERY) <= 40e6
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
+def test_a_shipped_checkpoint_says_how_it_was_made(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
     assert checkpoint.metrics["training_data"]["name"] == "fer2013"
     assert checkpoint.metrics["training_data"]["split"] == "Training"
     assert checkpoint.metrics["chosen_by"] == "last epoch"
@@ -45,6 +54,15 @@ def test_the_shipped_checkpoint_scores_what_it_says_and_every_runtime_agrees(
     for row in measured(fer2013, "onnxruntime", "openvino"):
         assert abs(row["accuracy"] - said) <= 0.001
         assert row["agreement"] >= 0.999
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EVERY if path != SHIPPED])
+def test_the_others_score_what_they_say_too(name: str, fer2013: Path, tmp_path: Path, command: Command) -> None:
+    asked = ("--runtime", "onnxruntime", "--checkpoint", name, "--data", fer2013, "--json", tmp_path / "out.json")
+    done = command("fer-bench", *asked, "--queries", 12, "--seconds", 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert abs(row["accuracy"] - load_checkpoint(CHECKPOINTS / f"{name}.pt").metrics["accuracy"]) <= 0.001
 
 
 def test_the_shipped_checkpoint_runs_with_no_option_but_the_runtime(tmp_path: Path, command: Command) -> None:
