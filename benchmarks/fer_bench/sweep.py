@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-import numpy as np
 import typer
 
 from fer_bench import options
@@ -155,6 +154,8 @@ def _told(value: float | None, write: Callable[[float], str]) -> str:
 
 def _against(plain: dict[str, Any], row: dict[str, Any]) -> str:
     """How many times as fast as the same target's fp32, from the rounds that they took in turns."""
+    import numpy as np
+
     from fer_bench.stats import ratio
 
     if plain is row or not row["raw_ns"] or not plain["raw_ns"]:
