@@ -37,7 +37,7 @@ from fer_runtimes.session import Options
 
 ROUND = 200  # queries; a round of a fast runtime is as many as fill its share of the time
 ROUNDS = 12  # at least: intervals come from resampling them, or the processes that they belong to
-PROCESSES = 12  # at most, one after another
+PROCESSES = 6  # at most, one after another: as many as an interval needs; a PyTorch takes seconds to start
 QUERIES_APIECE = 160  # that a process must be worth starting for: MLPerf's 1,024 are six
 SENSORS = Path("/")
 

@@ -27,7 +27,7 @@ Queries = Annotated[int, typer.Option(min=1, help="Timed inferences a runtime, a
 Processes = Annotated[
     int,
     typer.Option(
-        min=0, help="Fresh processes that each runtime's queries are spread over; 0: one for each 160, at most 12."
+        min=0, help="Fresh processes that each runtime's queries are spread over; 0: one for each 160, at most 6."
     ),
 ]
 JsonOut = Annotated[Optional[Path], typer.Option("--json", help="Write everything as JSON.")]

@@ -339,7 +339,7 @@ def test_queries_are_spread_over_fresh_processes(bundles: dict[str, Bundle]) -> 
 
 
 def test_a_process_is_started_for_queries_that_are_worth_it() -> None:
-    assert [processes_for(queries) for queries in (1, 319, 320, 1024, 5000)] == [1, 1, 2, 6, 12]
+    assert [processes_for(queries) for queries in (1, 319, 320, 1024, 5000)] == [1, 1, 2, 6, 6]
 
 
 def test_what_one_process_took_is_one_sample() -> None:
