@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/fer-export --target pytorch --no-fold --out $(DEMO) $(if $(DATA),--data $(DATA))
 	$(BIN)/fer-export --target all --out $(DEMO) $(if $(DATA),--data $(DATA))
-	$(BIN)/fer-bench --runtime all --model $(DEMO) $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md --html $(DEMO)/results.html
+	$(BIN)/fer-bench --runtime all --model $(DEMO) --processes 1 $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md --html $(DEMO)/results.html
 
 # fer-deploy is tested against a real sshd on loopback, the report in a real Chromium; both are installed where that may
 # be done. A worker a core; a file at a time, in tests/conftest.py's order.
