@@ -37,6 +37,7 @@ def settled(name: str, size: int) -> Deployable:
     [
         ("fer_mobileone_xs", 48, 7),
         ("fer_repvgg_xs", 48, 7),
+        ("fer_small", 48, 7),
         ("mobileone_s0", 64, 43),
         ("repvgg_a0", 64, 22),
         ("resnet18", 48, 0),

@@ -4,12 +4,13 @@ An ImageNet net halves its input five times, which leaves 1.5 pixels of a 48-pix
 here halve it four times: 24, 12, 6 and 3 pixels. They are data for timm's own ByobNet, so timm's
 blocks, initialisation and reparameterisation serve them as they serve ``mobileone_s0``.
 
-Blocks: MobileOne (Vasu et al., arXiv 2206.04040), RepVGG (Ding et al., arXiv 2101.03697).
+Blocks: MobileOne (Vasu et al., arXiv 2206.04040), RepVGG (Ding et al., arXiv 2101.03697), and ours of ``blocks``.
 """
 
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fer_runtimes.errors import BadInput
@@ -27,6 +28,7 @@ FACE_NETS: dict[str, tuple[str, int, int, tuple[tuple[int, int, int], ...]]] = {
     "fer_repvgg_xs": ("rep", 1, 16, ((2, 32, 2), (2, 64, 2), (2, 128, 2))),
     "fer_repvgg_s": ("rep", 1, 32, ((2, 64, 2), (3, 128, 2), (1, 256, 2))),
     "fer_nano": ("rep", 1, 24, ((2, 48, 2), (3, 96, 2), (1, 160, 2))),
+    "fer_small": ("sum", 1, 48, ((2, 96, 2), (3, 160, 2), (1, 256, 2))),
     "fer_repvgg_m": ("rep", 1, 32, ((1, 48, 1), (2, 96, 2), (3, 160, 2), (1, 256, 2))),
 }
 
@@ -78,13 +80,20 @@ def build_net(
 def _face_net(name: str, args: dict[str, Any]) -> nn.Module:
     from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
+    from fer_train.blocks import SummedRepBlock
+
     block, branches, stem, stages = FACE_NETS[name]
-    block_args = {"num_conv_branches": branches} if block == "one" else None
+    kinds: dict[str, tuple[Any, dict[str, int] | None, str]] = {  # of block: its type, arguments, stem
+        "one": ("one", {"num_conv_branches": branches}, "one"),
+        "rep": ("rep", None, "rep"),
+        "sum": (partial(SummedRepBlock), None, "rep"),
+    }
+    kind, block_args, stem_type = kinds[block]
     blocks = tuple(
-        ByoBlockCfg(type=block, d=depth, c=channels, s=stride, gs=0, block_kwargs=block_args)
+        ByoBlockCfg(type=kind, d=depth, c=channels, s=stride, gs=0, block_kwargs=block_args)
         for depth, channels, stride in stages
     )
-    return ByobNet(ByoModelCfg(blocks=blocks, stem_type=block, stem_pool="", stem_chs=stem), **args)
+    return ByobNet(ByoModelCfg(blocks=blocks, stem_type=stem_type, stem_pool="", stem_chs=stem), **args)
 
 
 def _set_stem_stride(net: nn.Module, name: str, stride: int) -> None:
