@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import cores  # noqa: F401
+
+# isort: split
 import dataclasses
+import json
 import os
 import pickle
 import subprocess
@@ -10,6 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +35,7 @@ from fer_runtimes.bundle import Bundle, read_bundle
 from fer_runtimes.data import Faces
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.files import whole_folder
+from fer_runtimes.session import Options
 
 # Longest first, and one that needs no bundle while another worker makes them. The rest follow as they are found.
 FIRST = (
@@ -38,14 +44,6 @@ FIRST = (
     *("runtimes/test_mil.py", "benchmarks/test_bench.py", "benchmarks/test_modes.py", "benchmarks/test_history.py"),
 )
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-
-
-def pytest_configure() -> None:
-    """Gives each of several workers (pytest-xdist) a core of its own: pools of threads that share one slow each other many times."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -147,6 +145,22 @@ def bundles(int8_source: Source, checkpoint: Path, once: Once) -> dict[str, Bund
         for target, precision in cells
     }
     return made | {"pytorch unfolded": read_bundle(out / bundle_name(net, "pytorch", "fp32", False))}
+
+
+@pytest.fixture(scope="session")
+def measured(bundles: dict[str, Bundle], faces: Faces, once: Once) -> dict[str, Any]:
+    """A result file: PyTorch, ONNX Runtime, and one that cannot run here. Copy it before changing it."""
+    from fer_bench.bench import Job, bench
+
+    jobs = [Job("pytorch", bundles["pytorch unfolded"]), Job("onnxruntime", bundles["onnx fp32"])]
+    jobs.append(Job("openvino", None, "runtime openvino needs openvino"))
+
+    def make(out: Path) -> None:
+        results = bench(jobs, faces, Options(threads=1), 64, seconds=0.05)
+        (out / "results.json").write_text(json.dumps(results))
+
+    results: dict[str, Any] = json.loads((once("measured", make) / "results.json").read_text())
+    return results
 
 
 def _kept(once: Once, name: str, make: Callable[[], Source]) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -19,7 +18,7 @@ from fer_runtimes.files import cache_dir, sha256_of
 from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
 from fer_runtimes.versions import installed_versions
-from fer_train import classics, nets
+from fer_train import nets
 from fer_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fer_train.nets import build_net
 from fer_train.zoo import Backbone, choose
@@ -87,7 +86,8 @@ class ZooCache:
             if loaded.model["name"] != row.model:
                 raise BadInput(f"{checkpoint}: is of {loaded.model['name']}, not {row.model}")
             self.metrics = loaded.metrics
-        code = [inspect.getsource(module) for module in (nets, classics)]
+        here = Path(nets.__file__).parent
+        code = [(here / name).read_text(encoding="utf-8") for name in ("nets.py", "blocks.py", "classics.py")]
         weights = checkpoint and sha256_of(checkpoint)
         key = repr((row.model, row.size, weights, _FACES, _BATCH, code, sorted(installed_versions().items())))
         self.folder = cache_dir() / "zoo" / f"{row.model}-{sha256(key.encode()).hexdigest()[:16]}"

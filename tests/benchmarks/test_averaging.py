@@ -64,7 +64,7 @@ def test_an_averaged_session_gives_the_mean_of_each_faces_logits(bundles: dict[s
 @pytest.fixture(scope="module")
 def results(bundles: dict[str, Bundle], faces: Faces) -> tuple[dict[str, Any], dict[str, Any]]:
     jobs = [Job("pytorch", bundles["pytorch fp32"]), Job("onnxruntime", bundles["onnx fp32"])]
-    plain = bench(jobs, faces, Options(threads=1), 48, seconds=0)
+    plain = bench(jobs[1:], faces, Options(threads=1), 48, seconds=0)
     return plain, bench(jobs, faces, Options(threads=1), 48, seconds=0, average="flip")
 
 
@@ -82,7 +82,7 @@ def test_rows_are_scored_by_the_average_and_say_so(
     assert row["parity_failure"] is None  # of one view, as the bundle was exported
     assert row["agreement"] == 1
     assert row["ratio"]["to"] == "pytorch (flip)"
-    assert (plain["results"][1]["average"], plain["results"][1]["passes"]) == (None, 1)
+    assert (plain["results"][0]["average"], plain["results"][0]["passes"]) == (None, 1)
     text = tables.markdown(flipped)
     assert "| onnxruntime (flip) |" in text
     assert "(flip): the mean logits of 2 views of each face, all of them in its latency" in text

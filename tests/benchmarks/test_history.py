@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_bench.bench import Job, bench
 from fer_bench.cli import main
 from fer_bench.history import store, tables
 from fer_bench.history.compare import FASTER, NONE_SHOWN, SLOWER, between, compare
@@ -30,20 +29,9 @@ from fer_bench.history.plot import plot
 from fer_bench.history.runs import Run, only, parse_runs, runs_of
 from fer_bench.history.text import plain
 from fer_bench.merge import merge
-from fer_runtimes.bundle import Bundle
-from fer_runtimes.data import Faces
 from fer_runtimes.errors import BadInput
-from fer_runtimes.session import Options
 
 Results = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def measured(bundles: dict[str, Bundle], faces: Faces) -> Results:
-    jobs = [Job("pytorch", bundles["pytorch unfolded"]), Job("onnxruntime", bundles["onnx fp32"])]
-    jobs.append(Job("openvino", None, "runtime openvino needs openvino"))
-    results = bench(jobs, faces, Options(threads=1), 60, seconds=0.05)
-    return json.loads(json.dumps(results))
 
 
 @pytest.fixture

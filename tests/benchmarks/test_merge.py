@@ -10,18 +10,14 @@ from typing import Any
 import pytest
 
 from fer_bench import tables
-from fer_bench.bench import Job, bench
 from fer_bench.merge import merge, parse_results, read_results
-from fer_runtimes.bundle import Bundle
-from fer_runtimes.data import Faces
 from fer_runtimes.errors import BadInput
-from fer_runtimes.session import Options
 
 
 @pytest.fixture(scope="module")
-def results(bundles: dict[str, Bundle], faces: Faces) -> dict[str, Any]:
-    jobs = [Job("pytorch", bundles["pytorch unfolded"]), Job("onnxruntime", bundles["onnx fp32"])]
-    return bench(jobs, faces, Options(threads=1), 64, seconds=0)
+def results(measured: dict[str, Any]) -> dict[str, Any]:
+    """The rows that ran."""
+    return measured | {"results": [row for row in measured["results"] if not row["error"]]}
 
 
 @pytest.fixture

@@ -211,7 +211,11 @@ def test_int8_needs_quantised_tensors_and_takes_them_where_they_are(fp32: onnx.M
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224", "repvgg_a0", "efficientnet_b0"]
+    "name",
+    [
+        *("mobilenetv3_small_100", "vit_tiny_patch16_224"),
+        *(pytest.param(name, marks=pytest.mark.zoo) for name in ("resnet18", "repvgg_a0", "efficientnet_b0")),
+    ],
 )
 def test_the_zoo_passes_in_both_precisions(tmp_path: Path, name: str) -> None:
     """Weights are random: what is judged is the graph, and that both precisions give one answer."""
