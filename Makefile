@@ -24,10 +24,11 @@ demo: $(READY)
 	$(BIN)/fer-bench --runtime all --model $(DEMO) --processes 1 $(if $(DATA),--data $(DATA)) --json $(DEMO)/results.json --markdown $(DEMO)/results.md --html $(DEMO)/results.html
 
 # fer-deploy is tested against a real sshd on loopback, the report in a real Chromium; both are installed where that may
-# be done. A worker a core; a file at a time, in tests/conftest.py's order.
+# be done. A worker a core; a file at a time, in tests/conftest.py's order. Hundreds of commands are started: they keep
+# their bytecode, whatever the environment says.
 test: $(READY)
 	@{ test -x /usr/sbin/sshd && command -v chromedriver >/dev/null; } || test "$$(id -u)" != 0 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server chromium chromium-driver fonts-dejavu-core >/dev/null; }
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -38,12 +39,16 @@ lint: $(READY)
 gate: $(READY)
 	$(BIN)/fer-bench gate --baseline benchmarks/baseline.json --no-latency --runtime onnxruntime --runtime openvino
 
-# The figures in README.md and the model cards, made again: make figures DATA=path/to/fer2013.csv
+# The figures in README.md and the model cards, made again: make figures DATA=path/to/fer2013.csv. README.md has the first table.
 figures: $(READY)
 	$(BIN)/fer-bench --runtime all --data $(DATA) --queries 5000 --markdown build/figures.md --json build/figures.json
-	$(BIN)/python benchmarks/paste_results.py results build/figures.md README.md docs/model-card.md
-	$(BIN)/fer-bench --runtime all --checkpoint fer_nano --data $(DATA) --queries 5000 --markdown build/figures-nano.md
-	$(BIN)/python benchmarks/paste_results.py results build/figures-nano.md docs/model-card-nano.md
+	$(BIN)/python benchmarks/paste_results.py results build/figures.md docs/model-card.md
+	sed '/^Latency with confidence/,$$d' build/figures.md > build/figures-short.md
+	$(BIN)/python benchmarks/paste_results.py results build/figures-short.md README.md
+	for tier in nano small; do \
+	  $(BIN)/fer-bench --runtime all --checkpoint fer_$$tier --data $(DATA) --queries 5000 --markdown build/figures-$$tier.md && \
+	  $(BIN)/python benchmarks/paste_results.py results build/figures-$$tier.md docs/model-card-$$tier.md || exit 1; \
+	done
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
 peers: $(READY)

@@ -98,6 +98,7 @@ def train(
     from fer_runtimes.errors import BadInput
     from fer_runtimes.temperature import in_words
     from fer_train import loop
+    from fer_train.allocator import keep_freed_memory
     from fer_train.checkpoint import checkpoint_path, load_checkpoint
     from fer_train.recipe import Recipe, read_recipe
 
@@ -138,6 +139,7 @@ def train(
     }
     settings = begun | {key: value for key, value in now.items() if value is not None}
     torch.set_num_threads(settings.setdefault("threads", console.usable_cores()))
+    keep_freed_memory()
     if settings.get("data") is None:
         faces, watched = drawn_faces(2048, seed=1, split="Training"), drawn_faces(512, seed=2, split="PublicTest")
     else:
