@@ -11,7 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cache")
     os.environ["FER_CACHE"] = str(path)
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_warm_up() -> Iterator[None]:
+    """On a busy machine no figure settles, and to wait for it 10 s a runtime is for those who read the figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fer_bench.measure.SETTLE_S", 1.0)
+        yield
 
 
 @pytest.fixture(scope="session")

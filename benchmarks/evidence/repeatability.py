@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -93,8 +94,11 @@ def repeatability(
     with tempfile.TemporaryDirectory() as scratch, screen.status("") as status:
         for name, beside in runs:
             status.update(f"fer-bench: {name}")
+            began = time.monotonic()
             with beside:
                 found[name] = _measured(arguments, Path(scratch) / "results.json")
+            told = ", ".join(f"{row} {value:.2f}x" for row, (value, _) in speed_ups(found[name]).items())
+            screen.print(f"{name}, {time.monotonic() - began:.0f} s: {told}")
     first = speed_ups(found["first"])
     rows, failed = [], []
     for name, allowed in (("first", None), ("again", QUIET), ("one core busy", BUSY)):

@@ -41,7 +41,7 @@ def bench(
     device: options.Device = "",
     threads: options.Threads = 0,
     queries: options.Queries = 1024,
-    seconds: Annotated[float, typer.Option(min=0, help="Timed seconds a runtime, at least.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Timed seconds a runtime, at least.")] = 4.0,
     processes: options.Processes = 0,
     batch: Annotated[
         Optional[list[int]], typer.Option(min=1, help="Images a second too, so many given at once; repeatable.")

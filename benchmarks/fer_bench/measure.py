@@ -35,8 +35,9 @@ from fer_bench.worker import QUIET_S, Answers, Opened, Round, serve
 from fer_runtimes.engines import ENGINES
 from fer_runtimes.session import Options
 
-ROUND = 200  # queries; a round of a fast runtime is as many as fill its share of the time
-ROUNDS = 12  # at least: intervals come from resampling them, or the processes that they belong to
+# Turns are short, so that what slows the machine for a second meets all alike; each costs a twentieth of a second's sleep.
+ROUND = 25  # queries, at least; a round of a fast runtime is as many as fill its share of the time
+ROUNDS = (12, 48)  # at least: intervals come from resampling them, or the processes that they belong to; and at most
 PROCESSES = 6  # at most, one after another: as many as an interval needs; a PyTorch takes seconds to start
 QUERIES_APIECE = 160  # that a process must be worth starting for: MLPerf's 1,024 are six
 SENSORS = Path("/")
@@ -162,7 +163,7 @@ def measure(
     Also returns what the machine did meanwhile: ``busy_share`` and ``steal_share`` of ``noise.summary`` and, once all are
     open, ``memory_available_bytes`` and ``memory_bytes`` (None where the system does not tell).
     """
-    apiece = math.ceil(min(queries, max(ROUNDS, math.ceil(queries / ROUND))) / processes)
+    apiece = math.ceil(min(queries, int(np.clip(math.ceil(queries / ROUND), *ROUNDS))) / processes)
     count = apiece * processes
     every, random = [_Taken(task) for task in tasks], np.random.default_rng(0)
     memory: tuple[int | None, int | None] = (None, None)
