@@ -99,7 +99,7 @@ def bench(
     measured = [done.get(i, job.error or "no bundle") for i, job in enumerate(jobs)]
     truths = _references(jobs, measured)
     rows = [_row(job, result, faces, truths, average) for job, result in zip(jobs, measured, strict=True)]
-    _add_ratios(rows, measured, meanwhile["busy_share"])
+    _add_ratios(rows, measured, meanwhile["busy_share"], of_processes=processes > 1)
     return {
         "format": FORMAT,
         "made": made.isoformat(timespec="seconds"),
@@ -144,8 +144,10 @@ def _references(jobs: Sequence[Job], measured: Sequence[Measured | str]) -> dict
     return found
 
 
-def _add_ratios(rows: Sequence[dict[str, Any]], measured: Sequence[Measured | str], busy: float | None) -> None:
-    """Each timed row's ratio to the first PyTorch row, from the rounds that they took in turns.
+def _add_ratios(
+    rows: Sequence[dict[str, Any]], measured: Sequence[Measured | str], busy: float | None, of_processes: bool
+) -> None:
+    """Each timed row's ratio to the first PyTorch row, from the rounds, or the processes, that they took in turns.
 
     busy: share of the processors that others took during the rounds of all. What others take does not slow all
     runtimes alike: one with two threads on two cores waits for the slower. So where they took much, from all or from
@@ -158,7 +160,7 @@ def _add_ratios(rows: Sequence[dict[str, Any]], measured: Sequence[Measured | st
     share = max(value or 0 for value in (busy, *(row["busy_share"] for row in rows)))
     for row, own in zip(rows, rounds, strict=True):
         if own and row["runtime"] != "null":  # it does nothing: there is nothing to be faster at
-            found = ratio(name_of(rows[first]), rounds[first], own)
+            found = ratio(name_of(rows[first]), rounds[first], own, of_processes)
             row["ratio"] = asdict(_doubted(found, share) if share > BUSY else found)
 
 

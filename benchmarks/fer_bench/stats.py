@@ -27,7 +27,8 @@ class Ratio:
     """How many times as fast as the row named ``to``; low and high: 95 % interval, None with too few rounds.
 
     unsure: the interval is wider than ±5 %, or there is none, or the machine was busy; why: in one line;
-    queries_needed: of each of the two for ±5 %, None where the interval is narrow enough or cannot be told
+    queries_needed: of each of the two for ±5 %, None where the interval is narrow enough or cannot be told, or where
+    it is of processes, which more queries would not make more; processes_needed: how many of these, else None
     """
 
     to: str
@@ -37,6 +38,7 @@ class Ratio:
     unsure: bool
     queries_needed: int | None
     why: str | None = None
+    processes_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,12 @@ def p50_interval(rounds: Sequence[NDArray[np.int64]]) -> tuple[float, float] | N
     return bootstrap(median, len(rounds))
 
 
-def ratio(to: str, reference: Sequence[NDArray[np.int64]], own: Sequence[NDArray[np.int64]]) -> Ratio:
+def ratio(
+    to: str, reference: Sequence[NDArray[np.int64]], own: Sequence[NDArray[np.int64]], of_processes: bool = False
+) -> Ratio:
     """The reference's median over the row's own, round by round, and the median of these.
+
+    of_processes: whether each of the given is what one process took, not a round.
 
     The two rounds of a pair were taken within seconds of each other: what slowed the machine then
     slowed both, and leaves their ratio as it is.
@@ -102,10 +108,13 @@ def ratio(to: str, reference: Sequence[NDArray[np.int64]], own: Sequence[NDArray
     if found is None:
         return Ratio(to, value, None, None, True, None, "too few rounds or processes for an interval")
     reach = (found[1] - found[0]) / 2 / value
+    if reach <= SURE:
+        return Ratio(to, value, *found, False, None)
+    why, times = f"its interval reaches ±{reach:.0%}", (reach / SURE) ** 2  # an interval shrinks with the root
+    if of_processes:
+        return Ratio(to, value, *found, True, None, why, math.ceil(len(pairs) * times))
     count = min(sum(map(len, side)) for side in (reference, own))
-    needed = math.ceil(count * (reach / SURE) ** 2) if reach > SURE else None  # an interval shrinks with the root
-    why = f"its interval reaches ±{reach:.0%}" if reach > SURE else None
-    return Ratio(to, value, *found, reach > SURE, needed, why)
+    return Ratio(to, value, *found, True, math.ceil(count * times), why)
 
 
 def change(first: Sequence[float], last: Sequence[float]) -> Change:

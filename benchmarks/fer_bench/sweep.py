@@ -160,7 +160,8 @@ def _against(plain: dict[str, Any], row: dict[str, Any]) -> str:
 
     if plain is row or not row["raw_ns"] or not plain["raw_ns"]:
         return "-"
-    found = ratio("fp32", *([np.array(part) for part in one["raw_ns"]] for one in (plain, row)))
+    theirs, own = ([np.array(part) for part in one["raw_ns"]] for one in (plain, row))
+    found = ratio("fp32", theirs, own)
     reach = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
     return f"{found.value:.2f}x{reach}{' ?' if found.unsure else ''}"
 

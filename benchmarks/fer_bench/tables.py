@@ -178,8 +178,9 @@ def _unsure(rows: list[Row]) -> list[str]:
     for row in rows:
         if (ratio := row.get("ratio")) and ratio["unsure"]:
             why = ratio.get("why") or "its interval is too wide"
-            if needed := ratio["queries_needed"]:
-                why += f" (--queries {needed} would narrow it to ±{SURE:.0%})"
+            for option in ("queries", "processes"):
+                if needed := ratio.get(f"{option}_needed"):  # files made before one of them existed lack it
+                    why += f" (--{option} {needed} would narrow it to ±{SURE:.0%})"
             found.setdefault(why, []).append(_who(row))
     return [f"speed-up of {', '.join(who)} unsure (?): {why}" for why, who in found.items()]
 

@@ -38,7 +38,7 @@ _MEAN, _STD = 127 / 255, 64 / 255
 def untrained(row: Backbone, path: Path) -> None:
     """Writes a checkpoint of random weights, the same each time, that behaves as a trained net does to an engine.
 
-    BatchNorm has the statistics of a batch of drawn faces, noise and stripes, so that activations neither vanish nor
+    BatchNorm has the statistics of a batch of drawn faces, noise, stripes and even greys, so that activations neither vanish nor
     grow, and the classifier is scaled to logits that differ by a quarter from image to image.
     """
     import torch
@@ -48,6 +48,7 @@ def untrained(row: Backbone, path: Path) -> None:
     images = prepare(drawn_faces(_BATCH, seed=3).images, row.size)
     images[-6:] = np.random.default_rng(0).integers(0, 256, images[-6:].shape)
     images[-2:, :, ::2] = 255  # parity is judged on such images too
+    images[-9:-6] = np.array([0, 128, 255], np.uint8)[:, None, None, None]
     faces = (torch.from_numpy(images).float() / 255 - _MEAN) / _STD
     norms = [part for part in net.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:

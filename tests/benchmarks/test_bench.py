@@ -209,6 +209,7 @@ def test_the_caption_says_when_the_answer_is_unsure(results: dict[str, Any]) -> 
     wide = {"to": "pytorch", "value": 10.0, "low": 8.0, "high": 12.0, "unsure": True, "queries_needed": 1152}
     whys: list[dict[str, Any]] = [
         {"why": "its interval reaches ±20%"},
+        {"why": "its interval reaches ±9%", "queries_needed": None, "processes_needed": 20},
         {"why": "too few rounds", "queries_needed": None},
     ]
     rows = [results["results"][2] | {"ratio": wide | why} for why in whys]
@@ -218,10 +219,11 @@ def test_the_caption_says_when_the_answer_is_unsure(results: dict[str, Any]) -> 
     assert (
         "speed-up of onnxruntime unsure (?): its interval reaches ±20% (--queries 1152 would narrow it to ±5%)" in said
     )
+    assert "reaches ±9% (--processes 20 would narrow it to ±5%)" in said
     assert said.endswith("speed-up of onnxruntime unsure (?): too few rounds")
     assert [row[tables.cells(noisy)[0].index("speed-up")] for row in tables.cells(noisy)[1]] == [
         "10.00x [8.00, 12.00] ?"
-    ] * 2
+    ] * 3
     assert "BUSY: other programs took 31% of its processors" in said
     assert "50 MB of memory left with all runtimes open" in said
     calm = {"busy_share": 0.04, "memory_available_bytes": 500_000_000}

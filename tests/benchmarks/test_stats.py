@@ -92,6 +92,10 @@ def test_the_queries_said_to_be_needed_do_narrow_the_interval() -> None:
     assert rounds > 32
     reach = [((again.high or 0) - (again.low or 0)) / 2 / again.value for again in (found(rounds) for _ in range(16))]
     assert np.median(reach) == pytest.approx(stats.SURE, rel=0.25)
+    own, reference = (_drifting(random, 8, 1e6, random.lognormal(0, 0.15, 8)) for _ in range(2))
+    by_round, by_process = (stats.ratio("reference", reference, own, of_processes) for of_processes in (False, True))
+    assert by_process.queries_needed is None  # the eight processes would still be eight
+    assert by_round.queries_needed == pytest.approx(50 * (by_process.processes_needed or 0), abs=50)
 
 
 def test_too_few_rounds_give_no_interval_and_no_certainty() -> None:

@@ -31,7 +31,7 @@ def take_a_step(row: Backbone, start: Path, out: Path) -> Epoch:
         size=row.size,
         epochs=1,
         batch_size=8,
-        lr=0.01,
+        lr=1e-4,  # with random weights a long step makes an EfficientNet of logits in the hundreds, and noise of its float32
         warmup=0,
         weight_decay=0,
         augment=Augment(erase=0),

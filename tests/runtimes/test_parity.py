@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,17 @@ def test_a_changed_label_is_reported_with_its_margin_and_forgiven_only_when_clos
     swapped = one.logits_fp32[:, [1, 0, 2, 3, 4, 5, 6]]
     with pytest.raises(CheckFailed, match="changes"):
         check(compare(one, swapped), Tolerance(1e12, np.inf, 1e-3), "engine")
+
+
+def test_where_float32_itself_breaks_the_bound_on_divergence_its_own_is_the_unit() -> None:
+    hard = reference(error=1e-2)
+    check(compare(hard, hard.logits_fp32), TIGHT, "pytorch")
+    off = hard.logits + 5 * (hard.logits_fp32 - hard.logits)  # five times its error is 25 times its divergence
+    with pytest.raises(CheckFailed, match="mean KL"):
+        check(compare(hard, off.astype(np.float32)), TIGHT, "engine")
+    lost = dataclasses.replace(hard, logits_fp32=np.full_like(hard.logits_fp32, np.inf))
+    with pytest.raises(CheckFailed):
+        check(compare(lost, hard.logits_fp32), Tolerance(np.inf, 1e-9, 1), "engine")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

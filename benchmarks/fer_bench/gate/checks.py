@@ -19,7 +19,7 @@ from fer_runtimes.bundle import Bundle, read_reference
 from fer_runtimes.data import Faces
 from fer_runtimes.errors import CheckFailed
 from fer_runtimes.labels import LABELS
-from fer_runtimes.parity import Flip, Parity, Tolerance, check, compare
+from fer_runtimes.parity import Flip, Parity, Tolerance, check, compare, kl_bound
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 PROBES = 32  # faces on which resizing is compared with exact arithmetic
@@ -181,7 +181,7 @@ def _divergence(case: _Case) -> _Finding:
         return _OTHER_NET
     if case.tolerance is None:
         return _NO_TOLERANCE
-    found, bound = case.parity.mean_kl, case.tolerance.mean_kl
+    found, bound = case.parity.mean_kl, kl_bound(case.parity, case.tolerance)
     return _Found(found <= bound, f"mean KL {found:.1e} nats from the float64 probabilities", found, bound)
 
 
