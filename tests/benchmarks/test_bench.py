@@ -265,7 +265,7 @@ def test_a_busy_machine_leaves_no_ratio_sure(busy: float | None, shares: tuple[f
     def ratios(busy: float | None, shares: tuple[float | None, ...]) -> list[dict[str, Any]]:
         names = zip(("pytorch", "onnxruntime"), shares, strict=True)
         rows: list[dict[str, Any]] = [{"runtime": name, "folded": True, "busy_share": share} for name, share in names]
-        _add_ratios(rows, measured, busy)
+        _add_ratios(rows, measured, busy, of_processes=False)
         return [row["ratio"] for row in rows]
 
     for ratio in ratios(busy, shares):
