@@ -31,7 +31,9 @@ def take_a_step(row: Backbone, start: Path, out: Path) -> Epoch:
         size=row.size,
         epochs=1,
         batch_size=8,
-        lr=1e-4,  # with random weights a long step makes an EfficientNet of logits in the hundreds, and noise of its float32
+        lr=1e-4
+        if row.model.startswith("efficientnet")
+        else 0.01,  # a longer step makes its logits hundreds, its float32 noise
         warmup=0,
         weight_decay=0,
         augment=Augment(erase=0),
