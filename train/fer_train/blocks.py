@@ -1,9 +1,9 @@
 """A RepVGG block whose branches meet as kernels, not as images: it trains at the cost of one convolution.
 
 RepVGG (Ding et al., arXiv 2101.03697) adds a 3x3, a 1x1 and an identity branch, each behind its own BatchNorm. Here one
-BatchNorm stands after the sum, as in QARepVGG (Chu et al., arXiv 2212.01593), which keeps the folded kernel's channels of
-like range, so that INT8 holds. Without norms the branches are linear, so their kernels can be added before they meet the
-image (online reparameterisation: Hu et al., arXiv 2204.00826).
+BatchNorm stands after the sum, the place that QARepVGG (Chu et al., arXiv 2212.01593) gives it for the sake of INT8; what
+INT8 does to a net of these has not been measured yet. Without norms the branches are linear, so their kernels can be added
+before they meet the image (online reparameterisation: Hu et al., arXiv 2204.00826).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class SummedConv2d(nn.Conv2d):
@@ -66,12 +67,11 @@ class SummedRepBlock(nn.Module):
         if self.reparam_conv is not None:
             return
         conv, bn = self.conv, self.bn
-        assert bn.running_var is not None
         assert bn.running_mean is not None
-        scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+        assert bn.running_var is not None
         new = nn.Conv2d(conv.in_channels, conv.out_channels, 3, conv.stride, 1).to(conv.weight)  # type: ignore[arg-type]
-        new.weight.data = (conv.kernel() * scale[:, None, None, None]).detach()
-        assert new.bias is not None
-        new.bias.data = (bn.bias - bn.running_mean * scale).detach()
+        new.weight, new.bias = fuse_conv_bn_weights(
+            conv.kernel(), None, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+        )
         self.reparam_conv = new
         del self.conv, self.bn

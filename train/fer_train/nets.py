@@ -86,7 +86,7 @@ def _face_net(name: str, args: dict[str, Any]) -> nn.Module:
     kinds: dict[str, tuple[Any, dict[str, int] | None, str]] = {  # of block: its type, arguments, stem
         "one": ("one", {"num_conv_branches": branches}, "one"),
         "rep": ("rep", None, "rep"),
-        "sum": (partial(SummedRepBlock), None, "rep"),
+        "sum": (partial(SummedRepBlock), None, "rep"),  # timm takes a name of its own or a partial
     }
     kind, block_args, stem_type = kinds[block]
     blocks = tuple(
