@@ -29,7 +29,7 @@ from fer_bench.gate.answers import Answers, Prepared
 from fer_bench.gate.baseline import Baseline, Key, Speed, describe, read_baseline, write_baseline
 from fer_bench.gate.checks import CHECKS, FAILED, SKIPPED, Answered, Check, failures, judge, rows_that_did_not_run
 from fer_bench.gate.figures import Z_95, Bounds, calibration_error, images_needed, loss, loss_bound, loss_of, sign_test
-from fer_bench.gate.latency import Latencies, latencies_of, queries_needed, slowdown
+from fer_bench.gate.latency import Latencies, latencies_of, slowdown, times_needed
 from fer_bench.gate.make import answered, baseline_of
 from fer_bench.gate.preprocessing import departure
 from fer_runtimes.bundle import Reference, read_bundle, write_manifest
@@ -343,17 +343,20 @@ def test_latency_fails_where_a_slowdown_is_shown_passes_where_it_is_excluded_and
         check = timed.check(tidied(measured, near, noise=noise))
         assert check.verdict == SKIPPED
         assert "cannot tell" in check.words
-        assert re.search(r"--queries \d+ would|a baseline of more queries would", check.words)
+        assert re.search(r"(--queries \d+|a baseline with more --queries) would", check.words)
+    # the same lists, each of a process: more queries would leave as many processes as there are
+    spread = timed.check({**tidied(measured, 1.1, noise=0.8), "processes": 12})
+    assert re.search(r"(--processes \d+|a baseline with more --processes) would", spread.words)
 
 
-def test_as_many_queries_as_the_gate_names_do_tell(timed: Timed, measured: dict[str, Any]) -> None:
+def test_as_many_rounds_as_the_gate_names_do_tell() -> None:
     before, now = Speed(0.5, 0.499, 0.501, 10_000), Speed(0.45, 0.36, 0.56, 100)
     assert slowdown(before, now).high > 1.25
-    needed = queries_needed(before, now, 1.25) or 0
-    shrink = math.sqrt(now.queries / needed)
-    narrow = Speed(0.45, 0.45 * (0.36 / 0.45) ** shrink, 0.45 * (0.56 / 0.45) ** shrink, needed)
+    times = times_needed(before, now, 1.25) or 0
+    shrink = math.sqrt(1 / times)
+    narrow = Speed(0.45, 0.45 * (0.36 / 0.45) ** shrink, 0.45 * (0.56 / 0.45) ** shrink, 100)
     assert slowdown(before, narrow).high == pytest.approx(1.25, abs=1e-3)
-    assert queries_needed(Speed(0.5, 0.2, 0.9, 100), now, 1.25) is None  # no number of queries mends the baseline
+    assert times_needed(Speed(0.5, 0.2, 0.9, 100), now, 1.25) is None  # no number of rounds mends the baseline
 
 
 def test_the_interval_of_a_slowdown_holds_the_truth_about_as_often_as_it_says() -> None:

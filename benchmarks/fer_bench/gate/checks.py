@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from fer_bench.gate.answers import Answers, Prepared
 from fer_bench.gate.baseline import Baseline, Kept, Key
 from fer_bench.gate.figures import Bounds, calibration_error, images_needed, loss, top1
-from fer_bench.gate.latency import Latencies, queries_needed, slowdown
+from fer_bench.gate.latency import Latencies, slowdown, times_needed
 from fer_bench.gate.preprocessing import departure
 from fer_bench.noise import BUSY
 from fer_runtimes.bundle import Bundle, read_reference
@@ -259,7 +260,7 @@ def _latency(case: _Case) -> _Finding:
         return f"cannot tell: other programs took {case.latencies.busy_share:.0%} of the processors meanwhile"
     now, before, bound = case.latencies.speed(case.key, reference), case.kept.speed, case.bounds.slowdown
     if now is None:
-        return "cannot tell: too few rounds for an interval; more queries would"
+        return "cannot tell: too few rounds or processes for an interval; --queries 1024, in 6 processes, would"
     slower = slowdown(before, now)
     words = (
         f"{now.value:.2f}x as fast as {reference}, {before.value:.2f}x in the baseline: "
@@ -267,8 +268,11 @@ def _latency(case: _Case) -> _Finding:
     )
     if slower.low > bound or slower.high <= bound:
         return _Found(slower.high <= bound, words, slower.value, bound)
-    needed = queries_needed(before, now, bound)
-    remedy = f"--queries {needed}" if needed else "a baseline of more queries"
+    option, count = "--processes", case.latencies.processes
+    if count == 1:
+        option, count = "--queries", now.queries
+    times = times_needed(before, now, bound)
+    remedy = f"{option} {math.ceil(count * times)}" if times else f"a baseline with more {option}"
     return f"cannot tell: {words}; {remedy} would"
 
 

@@ -49,6 +49,7 @@ def gate(
     device: options.Device = "",
     threads: options.Threads = 0,
     queries: options.Queries = 1024,
+    processes: options.Processes = 0,
     require_signature: options.RequireSignature = False,
 ) -> None:
     """Holds a build against a baseline: exit code 1 on a real loss, 2 if it cannot be judged (docs/gate.md).
@@ -102,7 +103,7 @@ def gate(
     with screen.status("gating") as status:
         rows = answered(jobs, prepared, engine, lambda text: status.update(f"gating {text}"))
         digests = {row.key: row.bundle.digest for row in rows}
-        latencies = _latencies(jobs, digests, content, str(results), engine, queries) if latency else None
+        latencies = _latencies(jobs, digests, content, str(results), engine, queries, processes) if latency else None
         if kept is None:
             assert unfolded is not None
             from fer_export.reference import answer
@@ -136,14 +137,20 @@ def gate(
 
 
 def _latencies(
-    jobs: list[Job], digests: dict[Key, str], content: dict[str, Any] | None, source: str, engine: Options, queries: int
+    jobs: list[Job],
+    digests: dict[Key, str],
+    content: dict[str, Any] | None,
+    source: str,
+    engine: Options,
+    queries: int,
+    processes: int,
 ) -> Latencies:
     """Latencies of a result file, or measured now."""
     from fer_bench.bench import bench
     from fer_bench.gate.latency import latencies_of
 
     if content is None:
-        content, source = bench(jobs, None, engine, queries), "the measurement"
+        content, source = bench(jobs, None, engine, queries, processes=processes), "the measurement"
     return latencies_of(content, digests, source)
 
 

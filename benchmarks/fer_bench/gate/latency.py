@@ -20,11 +20,14 @@ _REFERENCES = ("onnxruntime", "pytorch")
 
 @dataclass(frozen=True)
 class Latencies:
-    """rounds: nanoseconds of each query, by round, and devices ("cpu x2"), by row; busy_share: of the processors, what went to others, in the worst case."""
+    """rounds: nanoseconds of each query, by process or, where there was but one, by round, and devices ("cpu x2"), by row;
+    busy_share: of the processors, what went to others, in the worst case; processes: that each row's queries were spread over
+    """
 
     rounds: dict[Key, list[NDArray[np.int64]]]
     devices: dict[Key, str]
     busy_share: float = 0.0
+    processes: int = 1
 
     def reference(self) -> Key | None:
         """The row that the others are divided by, None if nothing was measured."""
@@ -62,8 +65,8 @@ def slowdown(before: Speed, now: Speed) -> Slowdown:
     return Slowdown(value, value * math.exp(-faster), value * math.exp(slower))
 
 
-def queries_needed(before: Speed, now: Speed, bound: float) -> int | None:
-    """How many queries of this run would bring the interval to one side of ``bound``; None if the baseline's own is too wide."""
+def times_needed(before: Speed, now: Speed, bound: float) -> float | None:
+    """How many times as many rounds, or processes, of this run would bring the interval to one side of ``bound``; None if the baseline's own is too wide."""
     value = before.value / now.value
     distance = math.log(bound / value)
     if distance >= 0:  # the upper end must come below
@@ -71,7 +74,7 @@ def queries_needed(before: Speed, now: Speed, bound: float) -> int | None:
     else:
         theirs, ours = math.log(before.value / before.low), math.log(now.high / now.value)
     room = distance**2 - theirs**2  # an interval shrinks with the root
-    return math.ceil(now.queries * ours**2 / room) if room > 0 else None
+    return ours**2 / room if room > 0 else None
 
 
 def latencies_of(results: dict[str, Any], digests: Mapping[Key, str], source: str) -> Latencies:
@@ -106,6 +109,6 @@ def latencies_of(results: dict[str, Any], digests: Mapping[Key, str], source: st
                 raise ValueError(f"rounds are missing of {key}")
             devices[key] = f"{row['device']} x{row['threads']}"
             busy.append(row.get("busy_share") or 0.0)
-        return Latencies(rounds, devices, max(map(float, busy)))
+        return Latencies(rounds, devices, max(map(float, busy)), int(results.get("processes", 1)))
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{source}: a damaged result file ({type(error).__name__}: {error}); measure again") from error
