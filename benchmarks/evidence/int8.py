@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from evidence.output import show
 from fer_bench import options
 from fer_export.calibration import IMAGES, load_calibration
+from fer_export.equalise import equalise
+from fer_export.int8 import RANGE_IMAGES
 from fer_export.pipeline import find_checkpoint, load_source
 from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, signed
 from fer_export.targets.to_onnx import graph
@@ -86,10 +88,14 @@ def int8(
     show(headings, rows, ["in ONNX Runtime; agreement and mean KL are with float32"], markdown_out)
 
 
-def ours(method: str, bias_correction: bool = True) -> Callable[[onnx.ModelProto, Images], onnx.ModelProto]:
-    """NNCF, as fer-export uses it."""
+def ours(
+    method: str, bias_correction: bool = True, even: bool = True
+) -> Callable[[onnx.ModelProto, Images], onnx.ModelProto]:
+    """NNCF, as fer-export uses it; even: after equalisation."""
 
     def make(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
+        if even:
+            model, _ = equalise(model, images[:RANGE_IMAGES])
         return quantise(model, images, method, [node.name for node in normalisation(model)], bias_correction)
 
     return make
@@ -131,9 +137,10 @@ GRAPHS: dict[str, Callable[[onnx.ModelProto, Images], onnx.ModelProto]] = {
     "naive: ONNX Runtime, one scale a weight tensor, min-max": onnxruntimes(per_channel=False),
     "ONNX Runtime, one scale a channel, min-max": onnxruntimes(per_channel=True),
     "ONNX Runtime, one scale a channel, percentile": onnxruntimes(True, "Percentile"),
-    "NNCF, min-max, without bias correction": ours("minmax", bias_correction=False),
-    **{f"NNCF, {method}": ours(method) for method in METHODS},
-    "NNCF, mse, signed as for TensorRT": lambda model, images: signed(ours("mse")(model, images)),
+    **{f"NNCF, {method}": ours(method, even=False) for method in METHODS},
+    **{f"NNCF, {method}, equalised": ours(method) for method in METHODS},
+    "NNCF, mse, equalised, without bias correction": ours("mse", bias_correction=False),
+    "NNCF, mse, equalised, signed as for TensorRT": lambda model, images: signed(ours("mse")(model, images)),
 }
 
 

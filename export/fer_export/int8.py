@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_DROP = 0.005
 NOISE_IMAGES = 128  # a ratio of energies needs few
+RANGE_IMAGES = 128  # to weigh channels against each other
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,12 @@ def quantise_source(
 ) -> Quantised:
     """Quantises the source's graph; leaves the noisiest layers in float, twice as many at each step, until the budget holds.
 
-    The float graph is compared with the reference first: what is wrong before rounding is not excused by it.
+    Channels are evened out first (``equalise``). The float graph is then compared with the reference: what is wrong before
+    rounding is not excused by it.
 
     Raises CheckFailed where the float graph is wrong, or where the budget cannot be held with half of the layers in float.
     """
+    from fer_export.equalise import equalise
     from fer_export.noise import measure, readiness
     from fer_export.quantise import METHODS, answers, check_installed, float_nodes, heavy_nodes, quantise
     from fer_export.targets import FP32
@@ -99,19 +102,19 @@ def quantise_source(
     if method not in METHODS:
         raise BadInput(f"calibration method {method!r} is unknown; known are {', '.join(METHODS)}")
     check_installed()
-    model = graph(source)
-    check(compare(source.reference, answers(model, source.reference.images)), FP32, "the graph to be quantised")
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
+    to_calibrate = prepare(calibration.images, size, crop)
+    model, pairs = equalise(graph(source), to_calibrate[:RANGE_IMAGES])
+    check(compare(source.reference, answers(model, source.reference.images)), FP32, "the graph to be quantised")
     faces = calibration.held_out
     images = prepare(np.asarray(faces.images), size, crop)
     held_out = HeldOut(images, faces.labels, answers(model, images), max_drop)
     ready = readiness(model)
     widest = max(ready, key=lambda row: row.range_ratio)
     say(
-        f"int8: {len(ready)} layers; weight ranges of channels differ most in {widest.layer}, {widest.range_ratio:.0f} times: "
+        f"int8: {len(ready)} layers, {pairs} pairs of them equalised; weight ranges of channels differ most in {widest.layer}, {widest.range_ratio:.0f} times: "
         f"{widest.per_tensor_db:.0f} dB with one scale, {widest.per_channel_db:.0f} dB with one a channel"
     )
-    to_calibrate = prepare(calibration.images, size, crop)
     outside = {node.name for node in normalisation(model)}
     layers: list[Noise] = []
     kept: list[str] = []
@@ -141,6 +144,7 @@ def quantise_source(
     record = calibration.record | {
         "method": method,
         "quantiser": f"nncf {_version('nncf')}",
+        "equalised": pairs,
         "quantised": len(heavy_nodes(model)) - len(left),
         "of": len(heavy_nodes(model)),
         "keep_float": left,
