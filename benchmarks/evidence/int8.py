@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from evidence.output import show
 from fer_bench import options
 from fer_export.calibration import IMAGES, load_calibration
-from fer_export.equalise import equalise
-from fer_export.int8 import RANGE_IMAGES
 from fer_export.pipeline import find_checkpoint, load_source
 from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, signed
 from fer_export.targets.to_onnx import graph
@@ -29,6 +27,7 @@ from fer_runtimes import console
 from fer_runtimes.data import TEST_SPLITS, load_faces
 from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
+from fer_train.equalise import equalise
 
 if TYPE_CHECKING:
     import onnx
@@ -58,8 +57,8 @@ def int8(
     test = load_faces(data, TEST_SPLITS)
     source = load_source(find_checkpoint(checkpoint), test)
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
-    model = graph(source)
-    to_calibrate = prepare(calibration.images, size, crop)
+    model, to_calibrate = graph(source), prepare(calibration.images, size, crop)
+    even = graph(replace(source, net=equalise(source.net, to_calibrate)[0]))
     sets = [
         (np.asarray(faces.labels), prepare(np.asarray(faces.images), size, crop))
         for faces in (calibration.held_out, replace(test, images=np.asarray(test.images)))
@@ -67,9 +66,9 @@ def int8(
     truths = [answers(model, images) for _, images in sets]
     rows = []
     with Console(stderr=True).status("") as status:
-        for name, make in GRAPHS.items():
+        for name, make in (GRAPHS | EQUALISED).items():
             status.update(name)
-            made = make(model, to_calibrate)
+            made = make(even if name in EQUALISED else model, to_calibrate)
             logits = [answers(made, images) for _, images in sets]
             held, tested = (
                 float((found.argmax(1) == labels).mean()) for found, (labels, _) in zip(logits, sets, strict=True)
@@ -88,14 +87,10 @@ def int8(
     show(headings, rows, ["in ONNX Runtime; agreement and mean KL are with float32"], markdown_out)
 
 
-def ours(
-    method: str, bias_correction: bool = True, even: bool = True
-) -> Callable[[onnx.ModelProto, Images], onnx.ModelProto]:
-    """NNCF, as fer-export uses it; even: after equalisation."""
+def ours(method: str, bias_correction: bool = True) -> Callable[[onnx.ModelProto, Images], onnx.ModelProto]:
+    """NNCF, as fer-export uses it."""
 
     def make(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
-        if even:
-            model, _ = equalise(model, images[:RANGE_IMAGES])
         return quantise(model, images, method, [node.name for node in normalisation(model)], bias_correction)
 
     return make
@@ -137,7 +132,11 @@ GRAPHS: dict[str, Callable[[onnx.ModelProto, Images], onnx.ModelProto]] = {
     "naive: ONNX Runtime, one scale a weight tensor, min-max": onnxruntimes(per_channel=False),
     "ONNX Runtime, one scale a channel, min-max": onnxruntimes(per_channel=True),
     "ONNX Runtime, one scale a channel, percentile": onnxruntimes(True, "Percentile"),
-    **{f"NNCF, {method}": ours(method, even=False) for method in METHODS},
+    **{f"NNCF, {method}": ours(method) for method in METHODS},
+}
+# What fer-export makes of the evened-out net, and variants of it.
+EQUALISED: dict[str, Callable[[onnx.ModelProto, Images], onnx.ModelProto]] = {
+    "ONNX Runtime, one scale a channel, min-max, equalised": onnxruntimes(per_channel=True),
     **{f"NNCF, {method}, equalised": ours(method) for method in METHODS},
     "NNCF, mse, equalised, without bias correction": ours("mse", bias_correction=False),
     "NNCF, mse, equalised, signed as for TensorRT": lambda model, images: signed(ours("mse")(model, images)),

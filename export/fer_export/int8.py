@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MAX_DROP = 0.005
 NOISE_IMAGES = 128  # a ratio of energies needs few
-RANGE_IMAGES = 128  # to weigh channels against each other
 
 
 @dataclass(frozen=True)
@@ -91,20 +90,21 @@ def quantise_source(
 
     Raises CheckFailed where the float graph is wrong, or where the budget cannot be held with half of the layers in float.
     """
-    from fer_export.equalise import equalise
     from fer_export.noise import measure, readiness
     from fer_export.quantise import METHODS, answers, check_installed, float_nodes, heavy_nodes, quantise
     from fer_export.targets import FP32
     from fer_export.targets.to_onnx import graph
     from fer_export.targets.to_tensorrt import normalisation
     from fer_runtimes.parity import check, compare
+    from fer_train.equalise import equalise
 
     if method not in METHODS:
         raise BadInput(f"calibration method {method!r} is unknown; known are {', '.join(METHODS)}")
     check_installed()
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
     to_calibrate = prepare(calibration.images, size, crop)
-    model, pairs = equalise(graph(source), to_calibrate[:RANGE_IMAGES])
+    net, pairs = equalise(source.net, to_calibrate)
+    model = graph(replace(source, net=net))
     check(compare(source.reference, answers(model, source.reference.images)), FP32, "the graph to be quantised")
     faces = calibration.held_out
     images = prepare(np.asarray(faces.images), size, crop)

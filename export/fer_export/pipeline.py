@@ -91,7 +91,7 @@ def load_source(
     from fer_train.deploy import deployable
 
     loaded = load_checkpoint(checkpoint)
-    if loaded.folded:
+    if loaded.folded and not loaded.recipe.get("quantise"):  # what was trained folded has no other original
         raise BadInput(
             f"{checkpoint}: is folded already; export the checkpoint it was folded from, parity is judged against that"
         )
@@ -136,6 +136,7 @@ def export(
     engine gives other answers; in each case nothing is left under ``out``.
     """
     from fer_runtimes.parity import check_session
+    from fer_train.equalise import equalise
 
     check_available(target, precision)
     row, tolerance = TARGETS[target], TARGETS[target].tolerances[precision]
@@ -178,6 +179,8 @@ def export(
         calibration=quantised.record if quantised else None,
         build=asdict(build or BuildSettings(precision)) if row.finish else chosen or None,
     )
+    if precision == "int8-weights":  # int8's graph has been evened out on the faces that calibrate it
+        source = replace(source, net=equalise(source.net, source.reference.images)[0])
     with writing_bundle(out / manifest.name) as folder:
         _named(row.converter)(source, precision, folder, **chosen)
         source.reference.save(folder)

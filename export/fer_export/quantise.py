@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -121,11 +121,6 @@ MOVES = ("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Trans
 
 def answers(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits ``[N, 7]`` of a graph on ``images`` ``[N, 1, S, S]``, in ONNX Runtime on the CPU, in exact int8."""
-    return outputs(model, images, ["logits"])["logits"]
-
-
-def outputs(model: onnx.ModelProto, images: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """The same for any outputs ``[N, ...]`` of the graph, by name."""
     import onnxruntime
 
     from fer_runtimes.engines.ort import EXACT_INT8
@@ -134,8 +129,8 @@ def outputs(model: onnx.ModelProto, images: NDArray[np.uint8], names: Sequence[s
     settings.log_severity_level = 3
     settings.add_session_config_entry(*EXACT_INT8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
-    parts = [session.run(list(names), {"images": images[i : i + _BATCH]}) for i in range(0, len(images), _BATCH)]
-    return {name: np.concatenate(found) for name, found in zip(names, zip(*parts, strict=True), strict=True)}
+    parts = [session.run(["logits"], {"images": images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
+    return np.concatenate(parts)
 
 
 @contextlib.contextmanager

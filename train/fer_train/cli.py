@@ -37,6 +37,13 @@ def train(
         Optional[list[Path]],
         typer.Option(help="Checkpoint to learn from (distillation); several are averaged. Repeatable."),
     ] = None,
+    quantise: Annotated[
+        bool,
+        typer.Option(
+            "--quantise",
+            help="Fine-tune --checkpoint, folded, with its weights and activations rounded as int8 rounds them.",
+        ),
+    ] = False,
     recipe: Annotated[Optional[str], typer.Option(help="Recipe by name, or a TOML file.")] = None,
     model: Annotated[
         Optional[str],
@@ -75,6 +82,8 @@ def train(
 
     * `fer-train --data fer2013.csv --recipe fer_nano --teacher runs/a/last.pt --teacher runs/b/last.pt --out runs/taught`
 
+    * `fer-train --data fer2013.csv --votes fer2013new.csv --quantise --checkpoint runs/s0/last.pt --teacher runs/s0/last.pt --out runs/s0-int8`
+
     * `fer-train --list-models 'fer_*'`
 
     * `fer-train calibrate runs/s0/last.pt --data fer2013.csv`, `fer-train soup --help`
@@ -112,22 +121,27 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in asked.items() if value is not None}
-    folder = resume or out or Path("runs") / (model or recipe or Recipe.model)
+    name = model or recipe or (checkpoint.stem if checkpoint and quantise else Recipe.model)
+    folder = resume or out or Path("runs") / (f"{name}-int8" if quantise else name)
     if resume is not None:
         plan = loop.recipe_of_run(resume)
-        _refuse_changes(plan, given, recipe, out, resume)
+        _refuse_changes(plan, given | ({"quantise": True} if quantise else {}), recipe, out, resume)
         begun = loop.settings_of_run(resume)
     else:
-        base = read_recipe(recipe) if recipe else Recipe()
-        if base.sizes and size is not None:
-            given["sizes"] = ()  # a recipe's growing views belong to its own input size
-        plan = dataclasses.replace(base, **given)
-        begun = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
         checkpoint = checkpoint and checkpoint_path(checkpoint)
         teacher = teacher and [checkpoint_path(path) for path in teacher]
         for path in [*(teacher or ()), *([checkpoint] if checkpoint else ())]:
             if not path.is_file():
                 raise BadInput(f"{path}: no such file; expected a checkpoint of fer-train")
+        base = read_recipe(recipe) if recipe else Recipe()
+        if quantise and checkpoint is None:
+            raise BadInput("--quantise fine-tunes a net that is trained already; name it with --checkpoint")
+        if quantise and checkpoint is not None:
+            base = dataclasses.replace(base, quantise=True) if recipe else load_checkpoint(checkpoint).recipe_for_int8()
+        if base.sizes and size is not None:
+            given["sizes"] = ()  # a recipe's growing views belong to its own input size
+        plan = dataclasses.replace(base, **given)
+        begun = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
     now = {
         "data": data and str(data.resolve()),
         "votes": votes and str(votes.resolve()),

@@ -82,11 +82,13 @@ def train(
     from timm.utils import ModelEmaV3
 
     _check_device(device)
+    if recipe.quantise and start is None and not resume:
+        raise BadInput("quantise: rounding is learnt by a net that is trained already; give it with --checkpoint")
     targets = _targets(faces, recipe)
-    mean, std = (float(v) for v in (faces.images.mean() / 255, faces.images.std() / 255))
+    mean, std = _grey(faces)
     torch.manual_seed(recipe.seed)
-    net = build_net(recipe.model, recipe.size, **_net_args(recipe)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    origin = None if start is None else _begin_with(net, start)
+    net, origin = _first_net(recipe, start, faces)
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = create_optimizer_v2(
         net, opt="sgd", lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, filter_bias_and_bn=True
     )
@@ -163,13 +165,15 @@ def train(
         checkpoint = Checkpoint(
             model={"name": recipe.model, "args": _net_args(recipe)},
             input={"size": recipe.size, "crop": recipe.crop, "channels": 1, "mean": mean, "std": std},
-            state_dict={key: value.detach().cpu().clone() for key, value in average.module.state_dict().items()},
+            state_dict=_weights(average.module, recipe),
+            folded=recipe.quantise,
             recipe=recipe.to_dict(),
             metrics={
                 "split": validation.split,
                 "images": len(validation),
                 "epoch": epoch + 1,
                 "chosen_by": "last epoch",
+                "precision": "int8, simulated" if recipe.quantise else "fp32",
                 "training_images": len(faces),
                 "training_data": faces.describe(),
                 "began_with": origin,
@@ -258,16 +262,48 @@ def settings_of_run(out: Path) -> dict[str, Any]:
     return settings
 
 
-def _begin_with(net: nn.Module, start: Path) -> dict[str, Any]:
-    """Loads the weights of a checkpoint into ``net``; returns what the new checkpoint records of it."""
-    before = load_checkpoint(start)
-    before.load_into(net)
-    return {"checkpoint_sha256": sha256_of(start), "recipe": before.recipe, "epochs": before.metrics.get("epoch")}
+def _first_net(recipe: Recipe, start: Path | None, faces: Faces) -> tuple[nn.Module, dict[str, Any] | None]:
+    """The net with the weights that it begins with, and what the new checkpoint records of these, None for random ones."""
+    net, origin = build_net(recipe.model, recipe.size, **_net_args(recipe)), None
+    if start is not None:
+        before = load_checkpoint(start)
+        if recipe.quantise and before.model["name"] == recipe.model:
+            net = before.build()  # folded already, or not
+        else:
+            before.load_into(net)
+        origin = {"checkpoint_sha256": sha256_of(start), "recipe": before.recipe, "epochs": before.metrics.get("epoch")}
+    return _rounding(net, recipe, faces) if recipe.quantise else net, origin
+
+
+def _rounding(net: nn.Module, recipe: Recipe, faces: Faces) -> nn.Module:
+    """The net folded, evened out and with rounding. What never is active is given no gradient, so its weights must not spoil a scale."""
+    from timm.utils import reparameterize_model
+
+    from fer_train.deploy import Deployable
+    from fer_train.equalise import IMAGES, equalise
+    from fer_train.quantised import quantised
+
+    folded = Deployable(reparameterize_model(net.eval()), *_grey(faces)).eval()
+    seen = prepare(np.asarray(faces.images[:IMAGES]), recipe.size, recipe.crop)
+    return quantised(equalise(folded, seen)[0].net)
+
+
+def _weights(net: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """A copy of the weights, as a checkpoint holds them."""
+    from fer_train.quantised import unrounded
+
+    state = unrounded(net.state_dict()) if recipe.quantise else net.state_dict()
+    return {key: value.detach().cpu().clone() for key, value in state.items()}
 
 
 def _net_args(recipe: Recipe) -> dict[str, Any]:
     args = {"stem_stride": recipe.stem_stride, "drop_rate": recipe.drop_rate, "drop_path_rate": recipe.drop_path_rate}
     return {key: value for key, value in args.items() if value}
+
+
+def _grey(faces: Faces) -> tuple[float, float]:
+    """Mean and standard deviation of grey in 0..1."""
+    return float(faces.images.mean() / 255), float(faces.images.std() / 255)
 
 
 def _targets(faces: Faces, recipe: Recipe) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ class Recipe:
     distil: weight of the teachers' opinion in the loss, where teachers are given; the rest is the target above
     distil_temperature: at which opinions are compared; 1 takes the teachers' probabilities as they are
     ema: decay of the weights' moving average, per step; the average is what is saved
+    quantise: whether the folded net learns with int8 rounding (``fer_train.quantised``); it begins with trained weights
     """
 
     model: str = "fer_mobileone_s"
@@ -46,6 +47,7 @@ class Recipe:
     distil: float = 0.9
     distil_temperature: float = 2.0
     ema: float = 0.998
+    quantise: bool = False
     seed: int = 0
     augment: Augment = dataclasses.field(default_factory=Augment)
 
