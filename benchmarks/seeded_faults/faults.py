@@ -46,9 +46,10 @@ def labels_permuted(source: Source, classes: float) -> None:
 
 
 def a_dropped_branch(source: Source, share: float) -> None:
-    identity = _net(source).stages[0][1].identity
-    identity.weight.data *= 1 - share
-    identity.bias.data *= 1 - share
+    block = _net(source).stages[0][1]
+    # a norm of its own makes MobileOne's and RepVGG's identity a branch with weights; fer_small's stands behind the sum
+    for parameter in block.identity.parameters() if hasattr(block, "identity") else [block.conv.point]:
+        parameter.data *= 1 - share
 
 
 def a_fold_in_train_mode(source: Source, momentum: float) -> None:

@@ -156,7 +156,7 @@ def export(
         for name in chosen
     }
     for name in chosen:
-        choose_settings(name, settings[name])
+        choose_settings(name, precision, settings[name])
     key = None
     if sign is not None:  # read before the work, so that a wrong key costs none
         from fer_runtimes.signing import read_key

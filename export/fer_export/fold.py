@@ -78,8 +78,7 @@ def fold(net: Deployable, images: NDArray[np.uint8]) -> tuple[Deployable, FoldPr
             f"the net is in train mode ({training[0]}); BatchNorm must use its trained statistics: call eval() before folding"
         )
     if not _blocks(net):
-        size = measure(net, images[:1])
-        return copy.deepcopy(net), FoldProof(0, 0, None, 0.0, 0.0, 0, size, size)
+        return copy.deepcopy(net), nothing_to_fold(net, images)
     batch = torch.from_numpy(images)
     sample = batch[:: max(1, len(images) // EXACT_IMAGES)]
     exact = copy.deepcopy(net).double()
@@ -109,6 +108,12 @@ def fold(net: Deployable, images: NDArray[np.uint8]) -> tuple[Deployable, FoldPr
         measure(net, images[:1]),
         measure(single, images[:1]),
     )
+
+
+def nothing_to_fold(net: nn.Module, images: NDArray[np.uint8]) -> FoldProof:
+    """The proof for a net without branches."""
+    size = measure(net, images[:1])
+    return FoldProof(0, 0, None, 0.0, 0.0, 0, size, size)
 
 
 def measure(net: nn.Module, image: NDArray[np.uint8]) -> Size:

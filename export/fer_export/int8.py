@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from fer_export.noise import Noise
     from fer_export.pipeline import Source
+    from fer_train.deploy import Deployable
 
 MAX_DROP = 0.005
+QUANTISER = "nncf"
 NOISE_IMAGES = 128  # a ratio of energies needs few
 
 
@@ -67,13 +69,23 @@ class HeldOut:
 class Quantised:
     """The INT8 graph and how it came about.
 
-    record: for the manifest's ``calibration``; layers: worst first
+    net: that it was made of, evened out, in float; images: that calibrated it, uint8 ``[N, 1, S, S]``, for a target with
+    a quantiser of its own; record: for the manifest's ``calibration``; layers: worst first
     """
 
     model: onnx.ModelProto
+    net: Deployable
+    images: NDArray[np.uint8]
     held_out: HeldOut
     record: dict[str, Any]
     layers: tuple[Noise, ...]
+
+    def record_of(self, quantiser: str) -> dict[str, Any]:
+        """``record``, or that of a target whose own quantiser rounds every layer, by the largest and least values seen."""
+        if quantiser == QUANTISER:
+            return self.record
+        every = {"quantiser": f"{quantiser} {_version(quantiser)}", "method": "minmax", "keep_float": [], "layers": []}
+        return self.record | every | {"quantised": self.record["of"]}
 
 
 def quantise_source(
@@ -143,7 +155,7 @@ def quantise_source(
     )
     record = calibration.record | {
         "method": method,
-        "quantiser": f"nncf {_version('nncf')}",
+        "quantiser": f"{QUANTISER} {_version(QUANTISER)}",
         "equalised": pairs,
         "quantised": len(heavy_nodes(model)) - len(left),
         "of": len(heavy_nodes(model)),
@@ -151,7 +163,7 @@ def quantise_source(
         "layers": [row.to_dict() for row in layers],
     }
     record["held_out"] = calibration.record["held_out"] | found
-    return Quantised(quantised, held_out, record, tuple(layers))
+    return Quantised(quantised, net, to_calibrate, held_out, record, tuple(layers))
 
 
 def _named(layers: list[Noise], nodes: list[str]) -> str:

@@ -84,14 +84,14 @@ def load_source(
 
     Raises BadInput for what is not a checkpoint, CheckFailed if the folded net is another function.
     """
-    from fer_export.fold import fold, measure
+    from fer_export.fold import fold, measure, nothing_to_fold
     from fer_export.reference import make_reference
     from fer_runtimes.drawn import drawn_faces
     from fer_train.checkpoint import load_checkpoint
     from fer_train.deploy import deployable
 
     loaded = load_checkpoint(checkpoint)
-    if loaded.folded and not loaded.recipe.get("quantise"):  # what was trained folded has no other original
+    if loaded.folded and not loaded.trained_folded:
         raise BadInput(
             f"{checkpoint}: is folded already; export the checkpoint it was folded from, parity is judged against that"
         )
@@ -102,6 +102,9 @@ def load_source(
     digest = sha256_of(checkpoint)
     if not folding:
         return Source(loaded, digest, net, None, measure(net, reference.images[:1]), reference)
+    if loaded.folded:
+        nothing = nothing_to_fold(net, reference.images)
+        return Source(loaded, digest, net, nothing, nothing.after, reference)
     folded, proof = fold(net, reference.images)
     say(
         f"folded {proof.blocks} blocks: {proof.before.convolutions} convolutions to {proof.after.convolutions}, "
@@ -140,7 +143,7 @@ def export(
 
     check_available(target, precision)
     row, tolerance = TARGETS[target], TARGETS[target].tolerances[precision]
-    chosen = choose_settings(target, settings or {})
+    chosen = choose_settings(target, precision, settings or {})
     if precision == "int8" and source.quantised is None:
         raise BadInput("int8 needs faces to calibrate on; give --data fer2013.csv")
     quantised = source.quantised if precision == "int8" else None
@@ -176,10 +179,10 @@ def export(
         versions={"python": platform.python_version(), **installed_versions()},
         files={},
         probabilities=source.checkpoint.probabilities,
-        calibration=quantised.record if quantised else None,
+        calibration=quantised.record_of(row.quantiser) if quantised else None,
         build=asdict(build or BuildSettings(precision)) if row.finish else chosen or None,
     )
-    if precision == "int8-weights":  # int8's graph has been evened out on the faces that calibrate it
+    if precision == "int8-weights":
         source = replace(source, net=equalise(source.net, source.reference.images)[0])
     with writing_bundle(out / manifest.name) as folder:
         _named(row.converter)(source, precision, folder, **chosen)
@@ -241,16 +244,18 @@ def finish(path: Path, target: str, builds: int = 1, say: Callable[[str], None] 
     return bundle
 
 
-def choose_settings(target: str, given: dict[str, str]) -> dict[str, str]:
-    """Every setting of a target, as given or by default. Raises BadInput for one that it does not take."""
-    allowed = TARGETS[target].settings
+def choose_settings(target: str, precision: str, given: dict[str, str]) -> dict[str, str]:
+    """Every setting of a target, as given or by default. Raises BadInput for one that it, or the precision, does not take."""
+    row = TARGETS[target]
+    allowed = row.settings | row.needed.get(precision, {})
     for name, value in given.items():
         option = f"--{name.replace('_', '-')}"
         if name not in allowed:
             takers = [other for other, row in TARGETS.items() if name in row.settings]
             raise BadInput(f"target {target} takes no {option}; it is for {', '.join(takers)}")
         if value not in allowed[name]:
-            raise BadInput(f"{option} is {value!r}; target {target} takes {', '.join(allowed[name])}")
+            which = f" at precision {precision}" if value in row.settings[name] else ""
+            raise BadInput(f"{option} is {value!r}; target {target} takes {', '.join(allowed[name])}{which}")
     return {name: given.get(name, values[0]) for name, values in allowed.items()}
 
 

@@ -77,7 +77,7 @@ def answer(checkpoint: Path, faces: Faces) -> Reference:
     from fer_train.deploy import deployable
 
     loaded = load_checkpoint(checkpoint)
-    if loaded.folded:
+    if loaded.folded and not loaded.trained_folded:
         raise BadInput(f"{checkpoint}: is folded; give the checkpoint it was folded from")
     net = deployable(loaded)
     images = prepare(np.asarray(faces.images), loaded.input["size"], loaded.input["crop"])

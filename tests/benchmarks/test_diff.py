@@ -164,6 +164,23 @@ def test_two_clean_bundles_part_nowhere(bundles: dict[str, Bundle], a: str, b: s
         )
 
 
+@pytest.mark.parametrize("b", ["onnx int8-weights", "openvino int8-weights", "coreml int8-weights", "onnx int8"])
+def test_channels_that_the_export_evened_out_are_no_departure(bundles: dict[str, Bundle], b: str) -> None:
+    found = compared(bundles["onnx fp32"], bundles[b])
+    assert named(found) is None
+    assert len(found.rows) >= 18
+
+
+def test_a_fault_among_evened_out_channels_is_named(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    def wrong_scale(weights: Weights) -> None:
+        weights[f"{MIDDLE}.weight_scale"] *= 3
+
+    wrong = altered(bundles["onnx int8-weights"], tmp_path, wrong_scale)
+    found = named(compared(bundles["onnx fp32"], wrong))
+    assert found is not None
+    assert found[0].startswith(f"{MIDDLE} (")
+
+
 def test_every_runtime_that_shows_tensors_ends_with_its_own_logits(bundles: dict[str, Bundle]) -> None:
     pairs = {"pytorch": "pytorch unfolded", "onnxruntime": "tensorrt fp16", "openvino": "openvino fp16"}
     pairs["coreml-reference"] = "coreml fp16"

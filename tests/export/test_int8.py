@@ -27,6 +27,7 @@ from fer_runtimes.engines.ort import EXACT_INT8
 from fer_runtimes.errors import BadInput, CheckFailed
 from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
+from fer_runtimes.mil.program import read_program
 from fer_runtimes.session import open_session
 
 
@@ -101,16 +102,16 @@ def test_every_layer_reads_int8_weights_by_channel_and_activations_with_one_scal
 
 
 def test_int8_files_are_smaller_and_say_what_they_were_calibrated_on(bundles: dict[str, Bundle]) -> None:
-    for target in ("onnx", "openvino", "tensorrt"):
-        bundle = bundles[f"{target} int8"]
+    for target in ("onnx", "openvino", "tensorrt", "coreml"):
+        bundle, apart = bundles[f"{target} int8"], target == "coreml"
         assert bundle.model_bytes < 0.45 * bundles[f"{target} fp32"].model_bytes  # a tiny net: names and scales weigh
         record, accuracy = bundle.manifest.calibration, bundle.manifest.accuracy
         assert record is not None
         assert accuracy is not None
         assert (record["data"], record["split"], record["images"]) == ("drawn-faces", "Training", 70)
         assert len(record["images_sha256"]) == 64
-        assert record["method"] == "mse"
-        assert record["quantiser"].startswith("nncf ")
+        assert record["method"] == ("minmax" if apart else "mse")
+        assert record["quantiser"].startswith("coremltools " if apart else "nncf ")
         assert (record["quantised"], record["of"], record["keep_float"]) == (8, 8, [])
         assert accuracy["images"] == record["held_out"]["images"] == 175
         assert accuracy["drop"] == pytest.approx(accuracy["fp32"] - accuracy["int8"])
@@ -122,12 +123,18 @@ def test_int8_files_are_smaller_and_say_what_they_were_calibrated_on(bundles: di
 def test_one_graph_answers_alike_in_both_engines(bundles: dict[str, Bundle], int8_source: Source) -> None:
     images = prepare(drawn_faces(140, seed=5).images, 48)
     top = []
-    for name, runtime in (("onnx int8", "onnxruntime"), ("onnx int8", "openvino"), ("openvino int8", "openvino")):
+    for name, runtime in (
+        ("onnx int8", "onnxruntime"),
+        ("onnx int8", "openvino"),
+        ("openvino int8", "openvino"),
+        ("coreml int8", "coreml-reference"),
+    ):
         with open_session(bundles[name], runtime) as session:
             top.append(session.infer(images).argmax(1))
             assert session.report().compute == "int8"
     assert (top[0] == top[1]).mean() >= 0.97
     assert (top[1] == top[2]).mean() >= 0.99
+    assert (top[0] == top[3]).mean() >= 0.95  # another quantiser, half the levels behind a ReLU
 
 
 def test_onnxruntime_is_told_not_to_overflow(bundles: dict[str, Bundle]) -> None:
@@ -169,6 +176,34 @@ def test_one_wrong_scale_fails_parity_and_leaves_nothing(int8_source: Source, tm
     with pytest.raises(CheckFailed, match=f"{target} int8, .* departs from the reference"):
         export(wrong, target, tmp_path / "out", "int8")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_core_ml_program_rounds_weights_and_inputs_of_every_layer(bundles: dict[str, Bundle]) -> None:
+    program = read_program(bundles["coreml int8"].path / "model.mlpackage")
+    made_by = {tensor.name: op for op in program.ops for tensor in op.outputs}
+    layers = [op for op in program.ops if op.kind in ("conv", "linear")]
+    assert len(layers) == 8
+    for op in layers:
+        assert made_by[op.inputs["x"][0]].kind == "dequantize"
+        weights = made_by[op.inputs["weight"][0]]
+        assert weights.kind == "constexpr_affine_dequantize"
+        assert program.constants[weights.inputs["quantized_data"][0]].dtype == np.int8
+    assert bundles["coreml int8"].manifest.build == {"deployment_target": "iOS17"}
+
+
+def test_a_wrong_weight_in_a_core_ml_program_fails_parity_and_an_old_system_is_refused(
+    int8_source: Source, tmp_path: Path
+) -> None:
+    assert int8_source.quantised is not None
+    net = copy.deepcopy(int8_source.quantised.net)
+    convolution = [module for module in net.modules() if isinstance(module, nn.Conv2d)][2]
+    convolution.weight.data *= 2
+    wrong = dataclasses.replace(int8_source, quantised=dataclasses.replace(int8_source.quantised, net=net))
+    with pytest.raises(CheckFailed, match=r"coreml int8, .* departs from the reference"):
+        export(wrong, "coreml", tmp_path / "out", "int8")
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(BadInput, match="takes iOS17, iOS18 at precision int8"):
+        export(int8_source, "coreml", tmp_path / "out", "int8", settings={"deployment_target": "iOS16"})
 
 
 def test_int8_without_a_quantised_graph_is_refused(source: Source, tmp_path: Path) -> None:

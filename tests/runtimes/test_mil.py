@@ -96,6 +96,22 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
         {"data": UINT8, "scale": W[:2, :2, 0, 0]},
         t(UINT8).float() * torch.kron(t(W[:2, :2, 0, 0]), torch.ones(2, 3)),
     ),
+    (
+        "dequantize",
+        {"input": INT8, "scale": POSITIVE, "zero_point": ZEROS.astype(np.int8), "axis": 0},
+        of_integers(INT8, POSITIVE, ZEROS, 0),
+    ),
+    ("dequantize", {"input": UINT8, "scale": 0.5, "zero_point": 3}, (t(UINT8).float() - 3) / 2),
+    (
+        "quantize",
+        {"input": X, "scale": 0.01, "output_dtype": "int8", "zero_point": 7},
+        torch.quantize_per_tensor(t(X), 0.01, 7, torch.qint8).int_repr(),
+    ),
+    (
+        "quantize",
+        {"input": W, "scale": POSITIVE[:4], "output_dtype": "uint8", "axis": 0},
+        torch.quantize_per_channel(t(W), t(POSITIVE[:4]), torch.zeros(4), 0, torch.quint8).int_repr(),
+    ),
     ("conv", {"x": X, "weight": W, "bias": ROW[:4]}, F.conv2d(t(X), t(W), t(ROW[:4]))),
     (
         "conv",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from conftest import Command
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_train.checkpoint import load_checkpoint
-from fer_train.loop import train
+from fer_train.loop import RESUME, Epoch, train
 from fer_train.recipe import Recipe
 
 
@@ -46,6 +47,25 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path, csv
         assert first.metrics == second.metrics
         assert all(torch.equal(first.state_dict[key], second.state_dict[key]) for key in first.state_dict)
     assert (whole / "log.jsonl").read_text().count("\n") == (broken / "log.jsonl").read_text().count("\n") == 6
+
+
+def test_a_run_begun_before_a_setting_existed_is_continued(tmp_path: Path) -> None:
+    recipe = Recipe(model="fer_mobileone_xs", epochs=2, batch_size=32)
+    faces = drawn_faces(70, 1)
+
+    def stop(_: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, faces, faces, tmp_path / "run", report=stop)
+    state = torch.load(tmp_path / "run" / RESUME, weights_only=True)
+    older = json.loads(state["recipe"])
+    del older["quantise"]
+    torch.save({**state, "recipe": json.dumps(older, sort_keys=True)}, tmp_path / "run" / RESUME)
+    assert train(recipe, faces, faces, tmp_path / "run", resume=True).metrics["epoch"] == 2
+    torch.save({**state, "recipe": json.dumps(older | {"lr": 0.05}, sort_keys=True)}, tmp_path / "run" / RESUME)
+    with pytest.raises(BadInput, match="another recipe"):
+        train(recipe, faces, faces, tmp_path / "run", resume=True)
 
 
 def test_fine_tuning_begins_with_the_given_weights(checkpoint: Path, tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
+from timm.utils import reparameterize_model
 from torch import nn
 
 from fer_export.pipeline import export, load_source
+from fer_export.reference import answer
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.errors import BadInput
 from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
 from fer_train.augment import Augment
-from fer_train.checkpoint import Checkpoint, load_checkpoint
+from fer_train.checkpoint import load_checkpoint
+from fer_train.deploy import Deployable
+from fer_train.equalise import equalise
 from fer_train.loop import LAST, Epoch, logits_of, train
 from fer_train.quantised import RoundedInput, RoundedWeight, quantised, unrounded
 from fer_train.recipe import Recipe
@@ -52,8 +56,6 @@ def test_inputs_are_rounded_to_their_range_unsigned_where_never_negative(low: fl
 
 
 def test_what_is_kept_is_the_folded_net_before_rounding(checkpoint: Path) -> None:
-    from timm.utils import reparameterize_model
-
     folded = reparameterize_model(load_checkpoint(checkpoint).build())
     before = {key: value.clone() for key, value in folded.state_dict().items()}
     after = unrounded(quantised(folded).state_dict())
@@ -71,20 +73,24 @@ def test_a_net_that_learns_with_rounding_loses_less_by_it(checkpoint: Path, tmp_
     mean, std = start.input["mean"], start.input["std"]
     images, known = (torch.from_numpy(prepare(np.asarray(one.images), 48, 1.0)) for one in (held_out, faces))
     truth = logits_of(start.build(), images, mean, std)
+    even, _ = equalise(Deployable(reparameterize_model(start.build()), mean, std).eval(), known.numpy())
 
-    def loss_by_rounding(of: Checkpoint) -> float:
-        from timm.utils import reparameterize_model
-
-        rounding: nn.Module = quantised(reparameterize_model(of.build())).train()
+    def loss_by_rounding(folded: nn.Module) -> float:
+        rounding = quantised(folded).train()
         with torch.no_grad():
             for part in known[:256].split(64):
                 rounding((part.float() / 255 - mean) / std)
         p, q = softmax(truth), softmax(logits_of(rounding, images, mean, std))
         return float((p * (np.log(p) - np.log(q))).sum(1).mean())
 
-    assert loss_by_rounding(tuned) < 0.8 * loss_by_rounding(start)
-    made = export(load_source(tmp_path / "run" / LAST, held_out), "onnx", tmp_path / "build")
-    assert made.manifest.source["recipe"]["quantise"]
+    assert loss_by_rounding(tuned.build()) < 0.85 * loss_by_rounding(even.net)
+    # what was trained folded has no original with branches: it is exported as it is, folding or not
+    last = tmp_path / "run" / LAST
+    for folding, target in ((True, "onnx"), (False, "pytorch")):
+        made = export(load_source(last, held_out, folding), target, tmp_path / "build")
+        assert made.manifest.source["recipe"]["quantise"]
+        assert made.manifest.source["convolutions"] == 7
+    assert answer(last, held_out).images.shape == (140, 1, 48, 48)
 
 
 def test_a_run_with_rounding_can_be_interrupted_too(checkpoint: Path, tmp_path: Path) -> None:
@@ -112,6 +118,9 @@ def test_rounding_is_for_a_trained_net_of_the_same_kind(checkpoint: Path, tmp_pa
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "name it with --checkpoint" in refused.stderr
+    refused = command("fer-train", "--quantise", "--checkpoint", checkpoint, "--recipe", "fer_nano")
+    assert refused.returncode == 2
+    assert "leave out --recipe" in refused.stderr
     done = command("fer-train", "--quantise", "--checkpoint", checkpoint, "--epochs", 1, "--out", tmp_path / "d")
     assert done.returncode == 0, done.stderr
     recipe = load_checkpoint(tmp_path / "d" / LAST).recipe

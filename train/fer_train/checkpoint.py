@@ -56,6 +56,11 @@ class Checkpoint:
         self.load_into(net)
         return net.eval()
 
+    @property
+    def trained_folded(self) -> bool:
+        """Whether it was folded before it was trained last (``fer-train --quantise``), so that no unfolded original exists."""
+        return self.folded and bool(self.recipe.get("quantise"))
+
     def recipe_for_int8(self) -> Recipe:
         """The recipe of five more epochs with int8 rounding, at a hundredth of the learning rate. Raises BadInput for a damaged one."""
         known = {key: self.model["args"][key] for key in ("stem_stride",) if key in self.model["args"]}

@@ -26,7 +26,9 @@ def train(
         ),
     ] = None,
     votes: Annotated[Optional[Path], typer.Option(help="FER+ votes (fer2013new.csv), used as soft labels.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the run. Default: runs/MODEL.")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder of the run. Default: runs/MODEL, runs/MODEL-int8 with --quantise.")
+    ] = None,
     resume: Annotated[
         Optional[Path], typer.Option(help="Folder of a run to continue, with the recipe it was begun with.")
     ] = None,
@@ -121,8 +123,6 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in asked.items() if value is not None}
-    name = model or recipe or (checkpoint.stem if checkpoint and quantise else Recipe.model)
-    folder = resume or out or Path("runs") / (f"{name}-int8" if quantise else name)
     if resume is not None:
         plan = loop.recipe_of_run(resume)
         _refuse_changes(plan, given | ({"quantise": True} if quantise else {}), recipe, out, resume)
@@ -136,8 +136,12 @@ def train(
         base = read_recipe(recipe) if recipe else Recipe()
         if quantise and checkpoint is None:
             raise BadInput("--quantise fine-tunes a net that is trained already; name it with --checkpoint")
+        if quantise and recipe:
+            raise BadInput(
+                "--quantise continues the checkpoint's own recipe; leave out --recipe, give --epochs or --lr"
+            )
         if quantise and checkpoint is not None:
-            base = dataclasses.replace(base, quantise=True) if recipe else load_checkpoint(checkpoint).recipe_for_int8()
+            base = load_checkpoint(checkpoint).recipe_for_int8()
         if base.sizes and size is not None:
             given["sizes"] = ()  # a recipe's growing views belong to its own input size
         plan = dataclasses.replace(base, **given)
@@ -163,6 +167,7 @@ def train(
         )
         watched = load_faces(Path(settings["data"]), (split,) if split else TEST_SPLITS)
     device = settings["device"]
+    folder = resume or out or Path("runs") / (f"{plan.model}-int8" if quantise else model or recipe or plan.model)
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     screen.print(
         f"{plan.model} on {len(faces)} images of {faces.name} ({faces.split}), {device}, {settings['threads']} threads, {plan.epochs} epochs into {folder}"

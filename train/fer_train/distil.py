@@ -41,7 +41,8 @@ def load_teachers(paths: Sequence[Path], device: str) -> tuple[list[Teacher], li
     teachers, records = [], []
     for path in paths:
         checkpoint = load_checkpoint(path)
-        net = reparameterize_model(checkpoint.build()).eval().requires_grad_(False)
+        built = checkpoint.build()
+        net = (built if checkpoint.folded else reparameterize_model(built)).eval().requires_grad_(False)
         net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         given = checkpoint.input
         teachers.append(Teacher(net, given["size"], given["mean"], given["std"]))

@@ -25,6 +25,7 @@ IMAGES = 128  # on which channels are weighed against each other, of those given
 # A channel that no image makes active counts as one of this share of the tensor's range. RepVGG's identity branch gives
 # such channels the largest weights of all (BatchNorm divides by their spread), and each spoils a whole row's scale.
 FLOOR = 1e-3
+_LARGEST = 24  # exponent of a factor: a weight that has all but vanished must not make one that float32 cannot hold
 # Layers whose second and third arguments are weight and bias, the channels that they write along the first axis.
 _WRITERS = ("aten.conv2d.default", "aten.linear.default", "aten.batch_norm.default")
 # Operators f with f(s x) = s f(x) for s > 0, channel by channel.
@@ -107,7 +108,7 @@ def _read_axis(node: Node) -> int | None:
     groups = node.args[6] if len(node.args) > 6 else 1
     if groups == 1:
         return 1
-    return 0 if groups == _shape(node.args[1])[0] else None
+    return 0 if groups == _shape(node.args[1])[0] and _shape(node.args[1])[1] == 1 else None
 
 
 def _alone(node: Node, channels: int) -> bool:
@@ -150,4 +151,4 @@ def _factors(activations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         active = activations.clamp(min=FLOOR * float(activations.max()))
         exponents[used] = torch.log2(active[used] / weights[used]) / 2
         exponents[used] -= exponents[used].median()
-    return torch.exp2(exponents.round())
+    return torch.exp2(exponents.round().clamp(-_LARGEST, _LARGEST))

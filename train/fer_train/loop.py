@@ -85,9 +85,8 @@ def train(
     if recipe.quantise and start is None and not resume:
         raise BadInput("quantise: rounding is learnt by a net that is trained already; give it with --checkpoint")
     targets = _targets(faces, recipe)
-    mean, std = _grey(faces)
     torch.manual_seed(recipe.seed)
-    net, origin = _first_net(recipe, start, faces)
+    net, origin, (mean, std) = _first_net(recipe, start, faces)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = create_optimizer_v2(
         net, opt="sgd", lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, filter_bias_and_bn=True
@@ -116,6 +115,7 @@ def train(
         average.module.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first, best, origin = state["epochs_done"], state["best"], json.loads(state["origin"])
+        mean, std = state.get("grey", (mean, std))
         _cut_log(out, first)
     else:
         refuse_used(out)
@@ -212,6 +212,7 @@ def train(
                     "optimizer": optimizer.state_dict(),
                     "epochs_done": epoch + 1,
                     "origin": json.dumps(origin),
+                    "grey": (mean, std),
                     "settings": json.dumps(settings or {}),
                     "best": best,
                     **identity,
@@ -262,30 +263,40 @@ def settings_of_run(out: Path) -> dict[str, Any]:
     return settings
 
 
-def _first_net(recipe: Recipe, start: Path | None, faces: Faces) -> tuple[nn.Module, dict[str, Any] | None]:
-    """The net with the weights that it begins with, and what the new checkpoint records of these, None for random ones."""
-    net, origin = build_net(recipe.model, recipe.size, **_net_args(recipe)), None
-    if start is not None:
-        before = load_checkpoint(start)
-        if recipe.quantise and before.model["name"] == recipe.model:
-            net = before.build()  # folded already, or not
-        else:
-            before.load_into(net)
-        origin = {"checkpoint_sha256": sha256_of(start), "recipe": before.recipe, "epochs": before.metrics.get("epoch")}
-    return _rounding(net, recipe, faces) if recipe.quantise else net, origin
-
-
-def _rounding(net: nn.Module, recipe: Recipe, faces: Faces) -> nn.Module:
-    """The net folded, evened out and with rounding. What never is active is given no gradient, so its weights must not spoil a scale."""
+def _first_net(
+    recipe: Recipe, start: Path | None, faces: Faces
+) -> tuple[nn.Module, dict[str, Any] | None, tuple[float, float]]:
+    """The net with the weights that it begins with; what the new checkpoint records of these, None for random ones; mean and standard deviation of grey."""
     from timm.utils import reparameterize_model
 
-    from fer_train.deploy import Deployable
-    from fer_train.equalise import IMAGES, equalise
     from fer_train.quantised import quantised
 
-    folded = Deployable(reparameterize_model(net.eval()), *_grey(faces)).eval()
+    net, origin = build_net(recipe.model, recipe.size, **_net_args(recipe)), None
+    grey = float(faces.images.mean() / 255), float(faces.images.std() / 255)
+    before = None if start is None else load_checkpoint(start)
+    if before is not None and start is not None:
+        if before.folded and recipe.quantise:
+            net = reparameterize_model(net)
+        before.load_into(net)
+        origin = {"checkpoint_sha256": sha256_of(start), "recipe": before.recipe, "epochs": before.metrics.get("epoch")}
+    if not recipe.quantise:
+        return net, origin, grey
+    if before is None or not before.folded:
+        net = reparameterize_model(net.eval())
+    if before is not None:
+        # BatchNorm, which would take up another mean, is folded away
+        grey = before.input["mean"], before.input["std"]
+        net = _evened_out(net, recipe, grey, faces)
+    return quantised(net), origin, grey
+
+
+def _evened_out(net: nn.Module, recipe: Recipe, grey: tuple[float, float], faces: Faces) -> nn.Module:
+    """What a dead channel is read with gets no gradient, so that no training would mend the scale that it spoils."""
+    from fer_train.deploy import Deployable
+    from fer_train.equalise import IMAGES, equalise
+
     seen = prepare(np.asarray(faces.images[:IMAGES]), recipe.size, recipe.crop)
-    return quantised(equalise(folded, seen)[0].net)
+    return equalise(Deployable(net, *grey).eval(), seen)[0].net
 
 
 def _weights(net: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -299,11 +310,6 @@ def _weights(net: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
 def _net_args(recipe: Recipe) -> dict[str, Any]:
     args = {"stem_stride": recipe.stem_stride, "drop_rate": recipe.drop_rate, "drop_path_rate": recipe.drop_path_rate}
     return {key: value for key, value in args.items() if value}
-
-
-def _grey(faces: Faces) -> tuple[float, float]:
-    """Mean and standard deviation of grey in 0..1."""
-    return float(faces.images.mean() / 255), float(faces.images.std() / 255)
 
 
 def _targets(faces: Faces, recipe: Recipe) -> NDArray[np.float32]:
@@ -337,7 +343,10 @@ def _check_device(device: str) -> None:
 def _read_state(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     state = load_plain(out / RESUME, "a run to continue")
     for key, value in identity.items():
-        if state.get(key) != value:
+        before = state.get(key)
+        if key == "recipe" and isinstance(before, str):  # one kept by an older version lacks what has a default now
+            before = json.dumps(recipe_from(json.loads(before), str(out / RESUME)).to_dict(), sort_keys=True)
+        if before != value:
             raise BadInput(
                 f"{out}: was begun with another {key}; continue it with the same, or start anew with another --out"
             )

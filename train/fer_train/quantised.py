@@ -1,7 +1,8 @@
 """Quantisation-aware fine-tuning: the folded net learns with its weights and activations rounded to int8.
 
-Rounding is simulated in float where the int8 graph of ``fer-export --precision int8`` rounds: weights symmetric with a
-scale for each output channel, the input of each convolution and product with one scale, uint8 where it is never negative.
+Rounding is simulated in float for what costs most in the int8 graph of ``fer-export --precision int8``: the weights of
+convolutions and products, symmetric with a scale for each output channel, and their inputs, one scale each, uint8 where
+never negative. The graph rounds before pooling, sums and gates too; what it loses there it does not learn to avoid.
 Gradients pass through it as if it were not there, but stop where a value was clipped (Jacob et al., arXiv 1712.05877).
 What is kept are the weights before rounding: the export calibrates and rounds them as those of any other net.
 """

@@ -52,7 +52,11 @@ def greedy_soup(
             chosen, best = [*chosen, path], accuracy
     soup = _mean([made[path] for path in chosen])
     figures = {"split": faces.split, "images": len(faces), **_judged(soup, faces)}
-    figures |= {"chosen_by": f"greedy soup on {faces.split}", "soup": [sha256_of(path) for path in chosen]}
+    figures |= {
+        "precision": "fp32",
+        "chosen_by": f"greedy soup on {faces.split}",
+        "soup": [sha256_of(path) for path in chosen],
+    }
     probabilities = calibrated(_logits(soup, faces), faces)
     return dataclasses.replace(soup, metrics=first.metrics | figures, probabilities=probabilities), chosen
 

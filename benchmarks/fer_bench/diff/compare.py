@@ -25,6 +25,8 @@ from fer_runtimes.tracing import OUTPUT, open_tracer, tracing_runtime
 LEAP = 16.0
 # Half a unit in the last place at 1: the largest relative error of one rounding. int8: half a step of 127.
 ROUNDING = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-8, "int8-weights": 2.0**-8}
+# What fer-export evens out: each channel of a tensor between two layers is a power of two times what it is in the others.
+_EVENED_OUT = ("int8", "int8-weights")
 BATCH = 16
 _BATCH_BYTES = 512 << 20  # of the tensors of one model
 
@@ -162,12 +164,14 @@ def diff(a: Side, b: Side, images: NDArray[np.uint8], threads: int, say: Callabl
         raise BadInput(f"{a.bundle.path} and {b.bundle.path} have no layer alike; compare bundles of one net")
     step = max(1, min(BATCH, _BATCH_BYTES // max(sum(layer.array.nbytes for layer in one) for one in first)))
     sums = [Sums() for _ in pairs]
+    evened = {side.bundle.manifest.precision in _EVENED_OUT for side in (a, b)} == {True, False}
     logits: list[list[NDArray[np.float32]]] = [[], []]
     for start in range(0, len(images), step):
         say(f"image {start + 1} of {len(images)}")
         both = [layers(tracer(images[start : start + step])) for tracer in tracers]
         for total, (i, j) in zip(sums, pairs, strict=True):
-            total.add(both[0][i].array, both[1][j].array)
+            other = both[1][j].array
+            total.add(both[0][i].array, _as_wide(other, first[0][i], first[1][j]) if evened else other)
         for kept, one in zip(logits, both, strict=True):
             kept.append(one[-1].array)
     return Difference(
@@ -185,6 +189,21 @@ def diff(a: Side, b: Side, images: NDArray[np.uint8], threads: int, say: Callabl
             for name, side, kept in zip("ab", (a, b), logits, strict=True)
         },
     )
+
+
+def _as_wide(values: NDArray[np.float32], a: Layer, b: Layer) -> NDArray[np.float32]:
+    """``b``'s values ``[N, C, ...]`` with each channel times the power of two that brings it nearest to ``a``'s, as the first image has them."""
+    if a.kind == OUTPUT or values.ndim < 2:
+        return values
+    norms = [
+        np.sqrt(np.square(one.array, dtype=np.float64).swapaxes(0, 1).reshape(one.array.shape[1], -1).sum(1))
+        for one in (a, b)
+    ]
+    both = (norms[0] > 0) & (norms[1] > 0)
+    exponents = np.zeros(len(both))
+    exponents[both] = np.round(np.log2(norms[0][both] / norms[1][both]))
+    wide: NDArray[np.float32] = values * np.exp2(exponents).astype(np.float32).reshape(-1, *[1] * (values.ndim - 2))
+    return wide
 
 
 def side(bundle: Bundle, runtime: str = "") -> Side:

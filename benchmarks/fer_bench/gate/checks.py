@@ -268,11 +268,13 @@ def _latency(case: _Case) -> _Finding:
     )
     if slower.low > bound or slower.high <= bound:
         return _Found(slower.high <= bound, words, slower.value, bound)
-    option, count = "--processes", case.latencies.processes
-    if count == 1:
-        option, count = "--queries", now.queries
-    times = times_needed(before, now, bound)
-    remedy = f"{option} {math.ceil(count * times)}" if times else f"a baseline with more {option}"
+    times, processes = times_needed(before, now, bound), case.latencies.processes
+    if times is None:
+        remedy = "a baseline of more queries, in more processes,"
+    elif processes > 1:
+        remedy = f"--processes {math.ceil(processes * times)}"
+    else:  # spread over a few processes they would give no interval at all
+        remedy = f"--queries {math.ceil(now.queries * times)} --processes 1"
     return f"cannot tell: {words}; {remedy} would"
 
 

@@ -32,6 +32,7 @@ class Target:
     converter: dotted name of ``convert``; runtime: the engine that checks it; tolerances: one per precision that it has
     settings: the values that each further keyword of ``convert`` may take, its default first
     finish: dotted name of what builds an engine from the bundle on the device; such a target takes build settings
+    quantiser: the package that makes its int8; needed: settings that a precision needs, by default its first
     """
 
     converter: str
@@ -41,6 +42,8 @@ class Target:
     tolerances: dict[str, Tolerance]
     settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     finish: str = ""
+    quantiser: str = "nncf"
+    needed: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 TARGETS: dict[str, Target] = {
@@ -72,8 +75,14 @@ TARGETS: dict[str, Target] = {
         "coreml-reference",
         ("coremltools",),
         "pip install 'fer-edge[export,coreml]'",
-        {"fp32": FP32, "fp16": FP16, "int8-weights": INT8_WEIGHTS},
+        {"fp32": FP32, "fp16": FP16, "int8-weights": INT8_WEIGHTS, "int8": INT8},
         # iOS 16 and macOS 13 run on every device since 2017; later ones have ops that fuse more
         {"deployment_target": ("iOS16", "iOS15", "iOS17", "iOS18")},
+        quantiser="coremltools",
+        # earlier ones have no ops for weights, or for activations, in int8
+        needed={
+            "int8-weights": {"deployment_target": ("iOS16", "iOS17", "iOS18")},
+            "int8": {"deployment_target": ("iOS17", "iOS18")},
+        },
     ),
 }

@@ -5,23 +5,32 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fer_export.pipeline import Source
 from fer_export.weights8 import SMALLEST
-from fer_runtimes.errors import BadInput
 from fer_runtimes.labels import LABELS
-from fer_runtimes.mil.program import quiet_coremltools
+from fer_runtimes.mil.execute import Executor
+from fer_runtimes.mil.program import quiet_coremltools, read_program
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-# What the program computes in. int8-weights: what is stored in int8 becomes float16, as all else is.
-_COMPUTE = {"fp32": "FLOAT32", "fp16": "FLOAT16", "int8-weights": "FLOAT16"}
-_QUANTISE = "compression::linear_quantize_weights"
+# What the program computes in. int8-weights: what is stored in int8 becomes float16, as all else is. int8: what stands
+# between a dequantize and the next quantize is declared so; an engine with int8 products computes these as a whole.
+_COMPUTE = {"fp32": "FLOAT32", "fp16": "FLOAT16", "int8-weights": "FLOAT16", "int8": "FLOAT16"}
+_QUANTISE_WEIGHTS = "compression::linear_quantize_weights"
+_QUANTISE_ACTIVATIONS = "compression::insert_prefix_quantize_dequantize_pair"
+_LAYERS = ("conv", "linear", "matmul")
+_RANGE_IMAGES = 128  # that ranges are taken from: one by one on numpy, so not all of the calibration's
 # Nodes that torch.export leaves and coremltools does not know; each only hands its input on.
 _PASSED_THROUGH = ("aten.alias.default", "aten.lift_fresh_copy.default")
 
@@ -29,15 +38,38 @@ _PASSED_THROUGH = ("aten.alias.default", "aten.lift_fresh_copy.default")
 def convert(source: Source, precision: str, folder: Path, deployment_target: str) -> None:
     """Writes ``model.mlpackage``: a grey image of S x S in; class label, probabilities and ``logits`` out.
 
-    The conversion runs in two steps, since coremltools 9.0 cannot name the outputs of a
-    ``torch.export`` program and make it a classifier in one.
-
-    Raises BadInput for int8-weights on a system that has no op for them.
+    precision int8: the evened-out net that was quantised for the other targets, on the same faces, by coremltools' own
+    quantiser. That one finds ranges by predicting, which macOS alone does; here the reference executor finds them.
     """
-    if precision == "int8-weights" and deployment_target == "iOS15":
-        raise BadInput(
-            "precision int8-weights needs --deployment-target iOS16 or later: iOS 15 takes no weights in int8"
-        )
+    if precision != "int8":
+        _save(source, precision, folder, deployment_target, {})
+        return
+    quantised = source.quantised
+    assert quantised is not None  # the pipeline asks for it
+    source = replace(source, net=quantised.net)
+    with tempfile.TemporaryDirectory() as aside:
+        _save(source, "fp16", Path(aside), deployment_target, {})
+        ranges = _ranges(Path(aside) / "model.mlpackage", quantised.images[:_RANGE_IMAGES])
+    _save(source, precision, folder, deployment_target, ranges)
+
+
+def _ranges(package: Path, images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+    """Least and largest value of every tensor of a float program, by name, as coremltools' quantiser wants them."""
+    program = read_program(package)
+    run = Executor(program)
+    found: dict[str, dict[str, float]] = {}
+    for image in images:
+        for name, value in run({program.inputs[0].name: image[np.newaxis].astype(np.float32)}).items():
+            if isinstance(value, np.ndarray) and value.dtype == np.float32 and name not in run.constants:
+                row = found.setdefault(name, {"rmin": np.inf, "rmax": -np.inf})
+                row["rmin"], row["rmax"] = min(row["rmin"], float(value.min())), max(row["rmax"], float(value.max()))
+    return found
+
+
+def _save(
+    source: Source, precision: str, folder: Path, deployment_target: str, ranges: dict[str, dict[str, float]]
+) -> None:
+    """Converts in two steps, since coremltools 9.0 cannot name the outputs of a ``torch.export`` program and make it a classifier in one."""
     with quiet_coremltools(), _quiet():
         import coremltools as ct
 
@@ -60,7 +92,7 @@ def convert(source: Source, precision: str, folder: Path, deployment_target: str
             program,
             classifier_config=ct.ClassifierConfig(list(LABELS), predicted_probabilities_output="probabilities"),
             skip_model_load=True,
-            pass_pipeline=_passes(precision),
+            pass_pipeline=_passes(precision, ranges),
             **common,
         )
         _describe(model, source)
@@ -69,21 +101,26 @@ def convert(source: Source, precision: str, folder: Path, deployment_target: str
     (folder / "model.mlpackage" / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
 
 
-def _passes(precision: str) -> Any:
-    """coremltools' own passes, and for int8-weights its quantiser as the last: per output channel, symmetric.
+def _passes(precision: str, ranges: dict[str, dict[str, float]]) -> Any:
+    """coremltools' own passes, and for int8 its quantisers as the last: symmetric, weights per output channel.
 
-    The quantiser's usual door, ``linear_quantize_weights`` on a finished model, reads the model back
-    first, and coremltools 9.0 does not write a float16 classifier again that it has read.
+    The quantisers' usual doors, ``linear_quantize_weights`` and ``..._activations`` on a finished model, read the model
+    back first, and coremltools 9.0 does not write a float16 classifier again that it has read.
     """
     import coremltools as ct
     import coremltools.optimize.coreml as optimise
 
+    def config(smallest: int) -> Any:
+        row = optimise.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=smallest)
+        return optimise.OptimizationConfig(op_type_configs=dict.fromkeys(_LAYERS, row))
+
     passes = ct.PassPipeline.DEFAULT
-    if precision == "int8-weights":
-        row = optimise.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=SMALLEST - 1)
-        passes.append_pass(_QUANTISE)
-        readers = dict.fromkeys(("conv", "linear", "matmul"), row)
-        passes.set_options(_QUANTISE, {"config": optimise.OptimizationConfig(op_type_configs=readers)})
+    if precision == "int8":
+        passes.append_pass(_QUANTISE_ACTIVATIONS)
+        passes.set_options(_QUANTISE_ACTIVATIONS, {"config": config(0), "activation_stats": ranges})
+    if precision.startswith("int8"):
+        passes.append_pass(_QUANTISE_WEIGHTS)
+        passes.set_options(_QUANTISE_WEIGHTS, {"config": config(0 if precision == "int8" else SMALLEST - 1)})
     return passes
 
 

@@ -12,4 +12,5 @@ from fer_train.checkpoint import save_checkpoint
 def convert(source: Source, precision: str, folder: Path) -> None:
     """Writes ``model.pt``."""
     state = {name: value.detach().clone() for name, value in source.net.net.state_dict().items()}
-    save_checkpoint(folder / "model.pt", replace(source.checkpoint, state_dict=state, folded=source.proof is not None))
+    folded = source.proof is not None or source.checkpoint.folded
+    save_checkpoint(folder / "model.pt", replace(source.checkpoint, state_dict=state, folded=folded))

@@ -40,7 +40,8 @@ class CoreMLReferenceSession(Session):
         if "logits" not in program.outputs:
             raise BadInput(f"{bundle.path}: its program has no output 'logits'; export it with fer-export")
         self._temperature = bundle.manifest.temperature
-        self._half = any(tensor.dtype == "float16" for op in program.ops for tensor in op.outputs)
+        computed = {tensor.dtype for op in program.ops for tensor in op.outputs}
+        self._half, self._int8 = "float16" in computed, bool({"int8", "uint8"} & computed)
 
     def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = np.empty((len(images), len(LABELS)), np.float32)
@@ -70,7 +71,7 @@ class CoreMLReferenceSession(Session):
             for name, (peak, kind) in self._run.peaks.items()
             if peak > FLOAT16_MAX
         )
-        compute = "fp16" if self._half else "fp32"
+        compute = "int8" if self._int8 else "fp16" if self._half else "fp32"
         versions = {name: version(name) for name in ("coremltools", "numpy")}
         return Report("cpu", "MIL on numpy, op by op", compute, 1, versions, notes)
 

@@ -50,11 +50,7 @@ def constexpr_affine_dequantize(
     quantized_data: Array, zero_point: Array | int, scale: Array | float, axis: int
 ) -> Array:
     """scale * (q - zero_point) in float32; where those are vectors, one for each index along ``axis``."""
-    shape = [1] * quantized_data.ndim
-    shape[axis] = -1
-    zero, step = (np.asarray(one, np.float32) for one in (zero_point, scale))
-    zero, step = (one.reshape(shape) if one.ndim else one for one in (zero, step))
-    return (quantized_data.astype(np.float32) - zero) * step
+    return dequantize(quantized_data, scale, zero_point, axis % quantized_data.ndim)
 
 
 def constexpr_blockwise_shift_scale(data: Array, scale: Array, offset: Array | None = None) -> Array:
@@ -63,6 +59,25 @@ def constexpr_blockwise_shift_scale(data: Array, scale: Array, offset: Array | N
     if offset is not None:
         values = values - _spread(offset, data.shape)
     return values * _spread(scale, data.shape)
+
+
+def quantize(
+    input: Array, scale: Array | float, output_dtype: str, zero_point: Array | int = 0, axis: int | None = None
+) -> Array:
+    """round(x / scale) + zero_point, halves to even, clipped to int8 or uint8; vectors hold one value for each index along ``axis``."""
+    zero, step = _along(zero_point, axis, input.ndim), _along(scale, axis, input.ndim)
+    limits = np.iinfo(output_dtype)
+    return np.clip(np.rint(input / step) + zero, limits.min, limits.max).astype(output_dtype)
+
+
+def dequantize(input: Array, scale: Array | float, zero_point: Array | int = 0, axis: int | None = None) -> Array:
+    """scale * (q - zero_point) in float32, vectors as in ``quantize``."""
+    return (input.astype(np.float32) - _along(zero_point, axis, input.ndim)) * _along(scale, axis, input.ndim)
+
+
+def _along(values: Array | float, axis: int | None, dimensions: int) -> Array:
+    made = np.asarray(values, np.float32)
+    return made.reshape([-1 if i == axis else 1 for i in range(dimensions)]) if made.ndim and axis is not None else made
 
 
 def _spread(blocks: Array, shape: Sequence[int]) -> Array:
@@ -263,6 +278,7 @@ OPS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {
     "constexpr_affine_dequantize": constexpr_affine_dequantize,
     "constexpr_blockwise_shift_scale": constexpr_blockwise_shift_scale,
     "conv": conv,
+    "dequantize": dequantize,
     "erf": lambda x: erf(x).astype(np.float32),
     "exp": lambda x: np.exp(x),
     "expand_dims": lambda x, axes: np.expand_dims(x, tuple(axes)),
@@ -278,6 +294,7 @@ OPS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {
     "mul": lambda x, y: x * y,
     "pad": pad,
     "pow": lambda x, y: x**y,
+    "quantize": quantize,
     "real_div": lambda x, y: x / y,
     "reduce_max": lambda x, axes=None, keep_dims=False: x.max(_axes(axes), keepdims=keep_dims),
     "reduce_mean": lambda x, axes=None, keep_dims=False: x.mean(_axes(axes), keepdims=keep_dims),
