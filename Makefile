@@ -10,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint gate figures peers zoo zoo-test overhead repeatability catch-rate constraints clean
+.PHONY: demo test lint gate figures int8 peers zoo zoo-test overhead repeatability catch-rate constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -47,6 +47,13 @@ figures: $(READY)
 	$(BIN)/python benchmarks/paste_results.py results build/figures-short.md README.md
 	$(BIN)/fer-bench --runtime all --checkpoint fer_nano --data $(DATA) --queries 5000 --markdown build/figures-nano.md
 	$(BIN)/python benchmarks/paste_results.py results build/figures-nano.md docs/model-card-nano.md
+
+# What INT8 costs and what its cures buy (docs/precision.md).
+int8: $(READY)
+	$(BIN)/python -m evidence.int8 --data $(DATA) --markdown build/int8.md
+	$(BIN)/python benchmarks/paste_results.py int8 build/int8.md docs/precision.md
+	$(BIN)/python -m evidence.int8 --data $(DATA) --checkpoint fer_nano --markdown build/int8-nano.md
+	$(BIN)/python benchmarks/paste_results.py int8-nano build/int8-nano.md docs/precision.md
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
 peers: $(READY)

@@ -87,7 +87,7 @@ def int8(
     show(headings, rows, ["in ONNX Runtime; agreement and mean KL are with float32"], markdown_out)
 
 
-def ours(method: str, bias_correction: bool = True) -> Callable[[onnx.ModelProto, Images], onnx.ModelProto]:
+def ours(method: str, bias_correction: bool = False) -> Callable[[onnx.ModelProto, Images], onnx.ModelProto]:
     """NNCF, as fer-export uses it."""
 
     def make(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
@@ -138,7 +138,7 @@ GRAPHS: dict[str, Callable[[onnx.ModelProto, Images], onnx.ModelProto]] = {
 EQUALISED: dict[str, Callable[[onnx.ModelProto, Images], onnx.ModelProto]] = {
     "ONNX Runtime, one scale a channel, min-max, equalised": onnxruntimes(per_channel=True),
     **{f"NNCF, {method}, equalised": ours(method) for method in METHODS},
-    "NNCF, mse, equalised, without bias correction": ours("mse", bias_correction=False),
+    "NNCF, mse, equalised, with bias correction": ours("mse", bias_correction=True),
     "NNCF, mse, equalised, signed as for TensorRT": lambda model, images: signed(ours("mse")(model, images)),
 }
 

@@ -1,8 +1,8 @@
 """INT8: one ONNX graph with explicit QuantizeLinear and DequantizeLinear nodes, made by NNCF, for every engine.
 
 Weights are int8, symmetric, a scale for each output channel; activations one scale a tensor, with
-zero-point 0: uint8 behind a ReLU, else int8. Biases stay float32, moved by what rounding shifts on
-average. The normalisation of the images stays outside.
+zero-point 0: uint8 behind a ReLU, else int8. Biases stay float32. The normalisation of the images
+stays outside.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ def quantise(
     images: NDArray[np.uint8],
     method: str,
     outside: Collection[str],
-    bias_correction: bool = True,
+    bias_correction: bool = False,
 ) -> onnx.ModelProto:
     """The graph with Q/DQ nodes, calibrated on ``images`` (uint8 ``[N, 1, S, S]``, as the graph takes them).
 
     method: of ``METHODS``; outside: names of nodes that stay in float
+    bias_correction: moves biases by what rounding shifts on average; it bought nothing, or did harm (docs/precision.md)
     """
     with _quiet():
         import nncf

@@ -1,8 +1,8 @@
 """A RepVGG block whose branches meet as kernels, not as images: it trains at the cost of one convolution.
 
 RepVGG (Ding et al., arXiv 2101.03697) adds a 3x3, a 1x1 and an identity branch, each behind its own BatchNorm. Here one
-BatchNorm stands after the sum, the place that QARepVGG (Chu et al., arXiv 2212.01593) gives it for the sake of INT8; what
-INT8 does to a net of these has not been measured yet. Without norms the branches are linear, so their kernels can be added
+BatchNorm stands after the sum, the place that QARepVGG (Chu et al., arXiv 2212.01593) gives it for the sake of INT8
+(docs/precision.md has what INT8 costs either kind). Without norms the branches are linear, so their kernels can be added
 before they meet the image (online reparameterisation: Hu et al., arXiv 2204.00826).
 """
 
