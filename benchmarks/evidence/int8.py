@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from evidence.output import show
 from fer_bench import options
 from fer_export.calibration import IMAGES, load_calibration
+from fer_export.int8 import calibrating_images
 from fer_export.pipeline import find_checkpoint, load_source
 from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, signed
 from fer_export.targets.to_onnx import graph
@@ -57,7 +58,7 @@ def int8(
     test = load_faces(data, TEST_SPLITS)
     source = load_source(find_checkpoint(checkpoint), test)
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
-    model, to_calibrate = graph(source), prepare(calibration.images, size, crop)
+    model, to_calibrate = graph(source), calibrating_images(calibration, size, crop)
     even = graph(replace(source, net=equalise(source.net, to_calibrate)[0]))
     sets = [
         (np.asarray(faces.labels), prepare(np.asarray(faces.images), size, crop))

@@ -49,7 +49,7 @@ def quantise(
     """The graph with Q/DQ nodes, calibrated on ``images`` (uint8 ``[N, 1, S, S]``, as the graph takes them).
 
     method: of ``METHODS``; outside: names of nodes that stay in float
-    bias_correction: moves biases by what rounding shifts on average; it bought nothing, or did harm (docs/precision.md)
+    bias_correction: moves biases by what rounding shifts on average; it did harm (docs/precision.md)
     """
     with _quiet():
         import nncf

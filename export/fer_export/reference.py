@@ -33,7 +33,11 @@ def make_reference(net: nn.Module, faces: Faces, size: int, crop: float = 1.0, s
     pool = prepare(np.asarray(faces.images[np.sort(order[:4096])]), size, crop)
     ranked = np.argsort(_margins(_answers(net, pool)))
     closest, others = ranked[:SMALLEST_MARGINS], np.sort(random.permutation(ranked[SMALLEST_MARGINS:])[:FACES])
-    parts = [(_kind(faces), pool[others]), ("smallest margin", pool[closest]), *_hard(pool[others[:8]], size, random)]
+    parts = [
+        (_kind(faces), pool[others]),
+        ("smallest margin", pool[closest]),
+        *hard_images(pool[others[:8]], size, random),
+    ]
     images = np.concatenate([part for _, part in parts])
     kinds = np.concatenate([np.full(len(part), kind) for kind, part in parts])
     exact = copy.deepcopy(net).double()
@@ -42,7 +46,10 @@ def make_reference(net: nn.Module, faces: Faces, size: int, crop: float = 1.0, s
     )
 
 
-def _hard(faces: NDArray[np.uint8], size: int, random: np.random.Generator) -> list[tuple[str, NDArray[np.uint8]]]:
+def hard_images(
+    faces: NDArray[np.uint8], size: int, random: np.random.Generator
+) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Pictures ``[N, 1, S, S]`` that are no faces, and ``faces`` driven into saturation, by kind."""
     shape = (1, 1, size, size)
     stripes = np.zeros(shape, np.uint8)
     stripes[..., ::2, :] = 255

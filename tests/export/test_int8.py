@@ -110,6 +110,7 @@ def test_int8_files_are_smaller_and_say_what_they_were_calibrated_on(bundles: di
         assert accuracy is not None
         assert (record["data"], record["split"], record["images"]) == ("drawn-faces", "Training", 70)
         assert len(record["images_sha256"]) == 64
+        assert record["no_faces"] == 15
         assert record["method"] == ("minmax" if apart else "mse")
         assert record["quantiser"].startswith("coremltools " if apart else "nncf ")
         assert (record["quantised"], record["of"], record["keep_float"]) == (8, 8, [])
