@@ -170,8 +170,8 @@ def diff(a: Side, b: Side, images: NDArray[np.uint8], threads: int, say: Callabl
         say(f"image {start + 1} of {len(images)}")
         both = [layers(tracer(images[start : start + step])) for tracer in tracers]
         for total, (i, j) in zip(sums, pairs, strict=True):
-            other = both[1][j].array
-            total.add(both[0][i].array, _as_wide(other, first[0][i], first[1][j]) if evened else other)
+            one, other = both[0][i], both[1][j]
+            total.add(one.array, _as_wide(other.array, one.array) if evened and one.kind != OUTPUT else other.array)
         for kept, one in zip(logits, both, strict=True):
             kept.append(one[-1].array)
     return Difference(
@@ -191,18 +191,16 @@ def diff(a: Side, b: Side, images: NDArray[np.uint8], threads: int, say: Callabl
     )
 
 
-def _as_wide(values: NDArray[np.float32], a: Layer, b: Layer) -> NDArray[np.float32]:
-    """``b``'s values ``[N, C, ...]`` with each channel times the power of two that brings it nearest to ``a``'s, as the first image has them."""
-    if a.kind == OUTPUT or values.ndim < 2:
-        return values
+def _as_wide(values: NDArray[np.float32], like: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``values`` ``[N, C, ...]`` with each channel times the power of two that brings it nearest to that of ``like``."""
     norms = [
-        np.sqrt(np.square(one.array, dtype=np.float64).swapaxes(0, 1).reshape(one.array.shape[1], -1).sum(1))
-        for one in (a, b)
+        np.linalg.norm(one.swapaxes(0, 1).reshape(one.shape[1], -1).astype(np.float64), axis=1)
+        for one in (like, values)
     ]
     both = (norms[0] > 0) & (norms[1] > 0)
-    exponents = np.zeros(len(both))
-    exponents[both] = np.round(np.log2(norms[0][both] / norms[1][both]))
-    wide: NDArray[np.float32] = values * np.exp2(exponents).astype(np.float32).reshape(-1, *[1] * (values.ndim - 2))
+    factors = np.ones(len(both), np.float32)
+    factors[both] = np.exp2(np.round(np.log2(norms[0][both] / norms[1][both])))
+    wide: NDArray[np.float32] = values * factors.reshape(-1, *[1] * (values.ndim - 2))
     return wide
 
 
