@@ -26,7 +26,7 @@ def export(
     precision: Annotated[
         Optional[str],
         typer.Option(
-            help="fp32; or fp16, int8 or int8-weights where the target has it (--list). Default: that of --for, else fp32."
+            help="fp32; or fp16, bf16, int8 or int8-weights where the target has it (--list). Default: that of --for, else fp32."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder under which the bundle is made.")] = OUT,

@@ -136,8 +136,9 @@ def export(
 
     Raises BadInput for a timing cache that is not there and for int8 without a quantised source, NotAvailable for a target or precision that
     cannot be had here, CheckFailed if the
-    engine gives other answers; in each case nothing is left under ``out``.
+    engine gives other answers, or float16 cannot hold a value of the net; in each case nothing is left under ``out``.
     """
+    from fer_export.overflow import FLOAT16_LARGEST, check_float16
     from fer_runtimes.parity import check_session
     from fer_train.equalise import equalise
 
@@ -182,6 +183,7 @@ def export(
         calibration=quantised.record_of(row.quantiser) if quantised else None,
         build=asdict(build or BuildSettings(precision)) if row.finish else chosen or None,
     )
+    largest = check_float16(source.net, source.reference.images) if precision == "fp16" else None
     if precision == "int8-weights":
         source = replace(source, net=equalise(source.net, source.reference.images)[0])
     with writing_bundle(out / manifest.name) as folder:
@@ -197,7 +199,9 @@ def export(
             if quantised:
                 logits = session.infer(quantised.held_out.images)
                 accuracy = quantised.held_out.check(logits, f"{target} {precision} in {row.runtime}")
-        checked = parity.to_dict() | {"tolerance": asdict(tolerance)}
+        checked = (
+            parity.to_dict() | {"tolerance": asdict(tolerance)} | ({"largest": largest.to_dict()} if largest else {})
+        )
         write_manifest(folder, replace(bundle.manifest, parity=checked, accuracy=accuracy))
         signer = sign_bundle(folder, key) if key else None
     say(
@@ -209,6 +213,10 @@ def export(
         )
         + (f"; signed by {signer}" if signer else "")
     )
+    if largest:
+        say(
+            f"{target} {precision}: largest value {largest.value:.3g}, of {largest.tensor}; float16 holds {FLOAT16_LARGEST:.0f}"
+        )
     if accuracy:
         say(
             f"{target} {precision}: {accuracy['int8']:.2%} on {accuracy['images']} held-out faces, float32 {accuracy['fp32']:.2%}; "

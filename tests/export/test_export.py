@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import public_of, write_key
+from conftest import cells, public_of, write_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fer_export import pipeline
@@ -17,10 +17,11 @@ from fer_export.targets import TARGETS, to_onnx
 from fer_runtimes.bundle import MANIFEST, Bundle
 from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
 from fer_runtimes.labels import LABELS
+from fer_runtimes.session import Options, open_session
 from fer_runtimes.signing import read_key, trusted_signer
 from fer_train.checkpoint import load_checkpoint
 
-CELLS = [(target, precision) for target, row in TARGETS.items() for precision in row.tolerances]
+CELLS = cells()
 
 
 @pytest.mark.parametrize(("target", "precision"), CELLS)
@@ -40,6 +41,39 @@ def test_every_cell_of_the_table_exports_and_keeps_the_answers(
 
 def test_fp16_weights_halve_the_file(bundles: dict[str, Bundle]) -> None:
     assert bundles["openvino fp16"].model_bytes < 0.6 * bundles["openvino fp32"].model_bytes
+
+
+def test_bf16_is_computed_or_refused(source: Source, bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    if "openvino bf16" in bundles:
+        with open_session(bundles["openvino bf16"], "openvino", Options(threads=1)) as session:
+            assert session.report().compute == "bf16"
+        return
+    with pytest.raises(NotAvailable, match="asked to compute in bf16 and computes in f32 on cpu, which has fp32"):
+        export(source, "openvino", tmp_path, "bf16")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "coreml", "openvino"])
+def test_fp16_records_the_largest_value(bundles: dict[str, Bundle], target: str) -> None:
+    parity = bundles[f"{target} fp16"].manifest.parity
+    assert parity is not None
+    assert 0 < parity["largest"]["value"] < 65504
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_what_float16_cannot_hold_is_named(source: Source, tmp_path: Path, target: str) -> None:
+    """The same function: what one layer multiplies, the next divides."""
+    wide = copy.deepcopy(source)
+    first, second = (wide.net.net.stages[0][i].reparam_conv for i in (0, 1))
+    first.weight.data *= 2.0**16
+    first.bias.data *= 2.0**16
+    second.weight.data /= 2.0**16
+    with pytest.raises(
+        CheckFailed, match=r"float16 holds values to 65504, and net\.stages\.0\.0.* reaches .*--precision fp32"
+    ):
+        export(wide, target, tmp_path, "fp16")
+    assert list(tmp_path.iterdir()) == []
+    assert export(wide, target, tmp_path, "fp32").manifest.parity is not None
 
 
 def test_an_onnx_file_alone_says_what_it_is(bundles: dict[str, Bundle]) -> None:

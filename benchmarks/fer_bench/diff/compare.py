@@ -170,8 +170,8 @@ def diff(a: Side, b: Side, images: NDArray[np.uint8], threads: int, say: Callabl
         say(f"image {start + 1} of {len(images)}")
         both = [layers(tracer(images[start : start + step])) for tracer in tracers]
         for total, (i, j) in zip(sums, pairs, strict=True):
-            one, other = both[0][i], both[1][j]
-            total.add(one.array, _as_wide(other.array, one.array) if evened and one.kind != OUTPUT else other.array)
+            left, right = both[0][i], both[1][j]
+            total.add(left.array, _as_wide(right.array, left.array) if evened and left.kind != OUTPUT else right.array)
         for kept, one in zip(logits, both, strict=True):
             kept.append(one[-1].array)
     return Difference(

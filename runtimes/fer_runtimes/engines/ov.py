@@ -13,9 +13,10 @@ from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
 from fer_runtimes.tracing import OUTPUT, Tensor, Tracer, kind_of
 
-# A bundle's precision is how its weights are stored; on the CPU all but int8 are computed in float32, and what
-# an int8 graph leaves unquantised is too.
-_COMPUTE = {"fp32": "f32", "fp16": "f32", "int8-weights": "f32", "int8": "f32"}
+# A bundle's precision is how its weights are stored; on the CPU all but bf16 and int8 are computed in float32, and
+# what an int8 graph leaves unquantised is too.
+_COMPUTE = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8-weights": "f32", "int8": "f32"}
+_LOW = {"bf16": ("bf16",), "int8": ("i8", "u8")}  # what a layer's executed type is called
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
@@ -55,16 +56,17 @@ class OpenVinoSession(Session):
             ) from error
         obtained = self._compiled.get_property(hint.inference_precision).get_type_name()
         if obtained != wanted:
+            able = ", ".join(core.get_property(device, properties.device.capabilities)).lower()
             raise NotAvailable(
-                f"openvino was asked to compute in {wanted} and computes in {obtained} on {options.device}"
+                f"openvino was asked to compute in {wanted} and computes in {obtained} on {options.device}, which has {able}; use fp32"
             )
         devices = self._compiled.get_property(properties.execution_devices)
         if [name.split(".")[0] for name in devices] != [device.split(".")[0]]:
             raise NotAvailable(f"openvino was asked for {device} and uses {', '.join(devices)}")
-        self._quantised, self._of = _int8_layers(self._compiled)
-        if bundle.manifest.precision == "int8" and not self._quantised:
+        self._low, self._of = _layers_in(self._compiled, _LOW.get(bundle.manifest.precision, ()))
+        if bundle.manifest.precision in _LOW and not self._low:
             raise NotAvailable(
-                f"openvino was asked for int8 and computes none of {self._of} convolutions and products in it on {options.device}"
+                f"openvino was asked for {bundle.manifest.precision} and computes none of {self._of} convolutions and products in it on {options.device}"
             )
         self._request = self._compiled.create_infer_request()
         self._batch = 0
@@ -102,23 +104,23 @@ class OpenVinoSession(Session):
         return Report(
             self.options.device,
             ", ".join(self._compiled.get_property(properties.execution_devices)),
-            "int8" if self._quantised else _NAMES.get(compute, compute),
+            self.bundle.manifest.precision if self._low else _NAMES.get(compute, compute),
             threads,
             {"openvino": openvino.get_version()},
-            (f"{self._quantised} of {self._of} convolutions and products run in int8",)
-            if 0 < self._quantised < self._of
+            (f"{self._low} of {self._of} convolutions and products run in {self.bundle.manifest.precision}",)
+            if 0 < self._low < self._of
             else (),
         )
 
 
-def _int8_layers(compiled: Any) -> tuple[int, int]:
-    """Convolutions and matrix products that a compiled model runs in int8, and all of them, as its executed graph tells."""
+def _layers_in(compiled: Any, kinds: tuple[str, ...]) -> tuple[int, int]:
+    """Convolutions and matrix products that a compiled model runs in these types, and all of them, as its executed graph tells."""
     heavy = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = node.get_rt_info()
         if facts["layerType"].astype(str) in _HEAVY:
             heavy.append(facts["runtimePrecision"].astype(str))
-    return sum(kind in ("i8", "u8") for kind in heavy), len(heavy)
+    return sum(kind in kinds for kind in heavy), len(heavy)
 
 
 def trace(bundle: Bundle, threads: int) -> Tracer:
