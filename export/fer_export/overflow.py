@@ -62,6 +62,6 @@ def check_float16(net: nn.Module, images: NDArray[np.uint8]) -> Largest:
     worst = largest(net, images)
     if worst.value > FLOAT16_LARGEST:
         raise CheckFailed(
-            f"float16 holds values to {FLOAT16_LARGEST:.0f}, and {worst.tensor} reaches {worst.value:.3g}; export with --precision fp32"
+            f"{worst.tensor} reaches {worst.value:.3g}, which float16 cannot hold: it ends at {FLOAT16_LARGEST:.0f}; export with --precision fp32"
         )
     return worst
