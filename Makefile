@@ -10,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint gate figures int8 peers zoo zoo-test overhead repeatability catch-rate constraints clean
+.PHONY: demo test lint gate figures int8 corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -54,6 +54,13 @@ int8: $(READY)
 	$(BIN)/python benchmarks/paste_results.py int8 build/int8.md docs/precision.md
 	$(BIN)/python -m evidence.int8 --data $(DATA) --checkpoint fer_nano --markdown build/int8-nano.md
 	$(BIN)/python benchmarks/paste_results.py int8-nano build/int8-nano.md docs/precision.md
+
+# What blur, noise, low light and bad crops do to the shipped nets (docs/corruptions.md).
+corruptions: $(READY)
+	$(BIN)/fer-export --target onnx --out build/corruptions
+	$(BIN)/fer-export --target onnx --out build/corruptions --checkpoint fer_nano
+	$(BIN)/fer-bench corruptions --data $(DATA) --model build/corruptions/fer_small-onnx-fp32 --model build/corruptions/fer_nano-onnx-fp32 --markdown build/corruptions.md
+	$(BIN)/python benchmarks/paste_results.py corruptions build/corruptions.md docs/corruptions.md
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
 peers: $(READY)

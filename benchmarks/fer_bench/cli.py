@@ -78,7 +78,7 @@ def bench(
 
     * `fer-bench --runtime all --data fer2013.csv --split PublicTest --json out.json`
 
-    * `fer-bench --runtime onnxruntime --model build/fer_mobileone_s-onnx-fp32 --threads 1`
+    * `fer-bench --runtime onnxruntime --model build/fer_small-onnx-fp32 --threads 1`
 
     * `fer-bench --data fer2013.csv --html results.html --plots plots/`
 

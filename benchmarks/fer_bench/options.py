@@ -16,9 +16,7 @@ Models = Annotated[
 ]
 Checkpoint = Annotated[
     Optional[Path],
-    typer.Option(
-        help="Checkpoint to export on the fly: a file, or the name of a shipped one. Default: fer_mobileone_s."
-    ),
+    typer.Option(help="Checkpoint to export on the fly: a file, or the name of a shipped one. Default: fer_small."),
 ]
 Split = Annotated[Optional[str], typer.Option(help="Split to score. Default: PublicTest, or test.")]
 Device = Annotated[str, typer.Option(help="Device, as the runtime calls it: cpu, cuda, gpu. Default: its own.")]

@@ -21,7 +21,7 @@ def export(
     target: Annotated[str, typer.Option(help="What to export to, or `all` that can be exported here.")] = "onnx",
     checkpoint: Annotated[
         Optional[Path],
-        typer.Option(help="Checkpoint of fer-train: a file, or the name of a shipped one. Default: fer_mobileone_s."),
+        typer.Option(help="Checkpoint of fer-train: a file, or the name of a shipped one. Default: fer_small."),
     ] = None,
     precision: Annotated[
         Optional[str],
@@ -82,7 +82,7 @@ def export(
 
     * `fer-export --target onnx --sign ~/.ssh/id_ed25519`
 
-    * `fer-export --model build/fer_mobileone_s-onnx-fp32 --sign ~/.ssh/id_ed25519`
+    * `fer-export --model build/fer_small-onnx-fp32 --sign ~/.ssh/id_ed25519`
     """
     from rich.console import Console
 

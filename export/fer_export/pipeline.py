@@ -100,6 +100,8 @@ def load_source(
     size, crop = loaded.input["size"], loaded.input["crop"]
     reference = reference or make_reference(net, faces or drawn_faces(1024, seed=0), size, crop)
     digest = sha256_of(checkpoint)
+    if not folding and loaded.folded:
+        raise BadInput(f"{checkpoint}: was trained folded and has no branches to keep; leave out --no-fold")
     if not folding:
         return Source(loaded, digest, net, None, measure(net, reference.images[:1]), reference)
     if loaded.folded:
@@ -136,7 +138,8 @@ def export(
 
     Raises BadInput for a timing cache that is not there and for int8 without a quantised source, NotAvailable for a target or precision that
     cannot be had here, CheckFailed if the
-    engine gives other answers, or float16 cannot hold a value of the net; in each case nothing is left under ``out``.
+    engine gives other answers, or float16 cannot hold a value of the net; in each case nothing is left under ``out``. An
+    engine that is built here and then fails leaves the bundle, which passed, without it.
     """
     from fer_export.overflow import FLOAT16_LARGEST, check_float16
     from fer_runtimes.parity import check_session
@@ -298,7 +301,8 @@ class BundleCache:
         from fer_train.checkpoint import load_checkpoint
 
         self._checkpoint, self._say = checkpoint, say
-        self._model = load_checkpoint(checkpoint).model["name"]
+        loaded = load_checkpoint(checkpoint)
+        self._model, self.has_branches = loaded.model["name"], not loaded.folded
         self._sources: dict[bool, Source] = {}
         key = sha256(repr((sha256_of(checkpoint), sorted(installed_versions().items()))).encode()).hexdigest()[:16]
         self.folder = cache_dir() / "bundles" / key
@@ -321,7 +325,7 @@ class BundleCache:
 
 
 def bundle_name(model: str, target: str, precision: str, folding: bool) -> str:
-    """The folder's name, e.g. ``fer_mobileone_s-onnx-fp32``."""
+    """The folder's name, e.g. ``fer_small-onnx-fp32``."""
     return "-".join([model, target, precision, *([] if folding else ["unfolded"])])
 
 

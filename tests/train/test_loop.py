@@ -105,3 +105,41 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     recipe = Recipe(model="fer_mobileone_xs", epochs=2, batch_size=16, lr=1e12, warmup=0)
     with pytest.raises(BadInput, match="lower --lr"):
         train(recipe, drawn_faces(70, 1), drawn_faces(70, 2), tmp_path)
+
+
+def test_a_size_that_a_net_does_not_take_is_an_error_before_any_epoch(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"inception_v3 does not run on 48x48 faces .* larger --size"):
+        train(Recipe(model="inception_v3", epochs=1), drawn_faces(70, 1), drawn_faces(70, 2), tmp_path)
+
+
+def test_options_that_would_not_be_heeded_are_refused(tmp_path: Path, csv_file: Path, in_process: Command) -> None:
+    run = tmp_path / "run"
+    begun = in_process(
+        *("fer-train", "--data", csv_file, "--model", "fer_mobileone_xs", "--epochs", 1, "--batch-size", 32),
+        *("--out", run),
+    )
+    assert begun.returncode == 0, begun.stderr
+    for options, complaint in [
+        (("--resume", run, "--checkpoint", run / "last.pt"), "leave out --checkpoint"),
+        (("--resume", run, "--validate-on", "PrivateTest"), "watches the default split"),
+        (("--votes", csv_file, "--out", tmp_path / "a"), "give these with --data"),
+        (("--validate-on", "test", "--out", tmp_path / "a"), "give these with --data"),
+        (("calibrate", "fer_nano", "--data", csv_file), "name the new checkpoint with --out"),
+    ]:
+        done = in_process("fer-train", *options)
+        assert done.returncode == 2
+        assert complaint in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_fine_tuning_takes_the_checkpoints_net_and_a_recipe_file_names_the_run(
+    checkpoint: Path, csv_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tuned = in_process("fer-train", "--data", csv_file, "--checkpoint", checkpoint, "--epochs", 1, "--batch-size", 32)
+    assert tuned.returncode == 0, tuned.stderr
+    made = load_checkpoint(Path("runs/fer_mobileone_xs/last.pt"))
+    assert made.recipe["augment"] == load_checkpoint(checkpoint).recipe["augment"]
+    mine = tmp_path / "mine.toml"
+    mine.write_text('model = "fer_mobileone_xs"\nepochs = 1\nbatch_size = 32\n')
+    assert in_process("fer-train", "--data", csv_file, "--recipe", mine).stdout.strip() == "runs/mine/last.pt"

@@ -45,6 +45,11 @@ def test_an_unknown_name_and_a_stem_without_stride_are_refused() -> None:
         build_net("vit_tiny_patch16_224", 64, stem_stride=1)
 
 
+def test_a_net_without_paths_refuses_to_drop_them() -> None:
+    with pytest.raises(BadInput, match="no paths to drop"):
+        build_net("fer_small", 48, drop_path_rate=0.1)
+
+
 def test_nets_are_listed_by_pattern() -> None:
     names = list_nets("*mobileone*")
     assert {"fer_mobileone_s", "mobileone_s0", "mobileone_s4"} <= set(names)

@@ -25,6 +25,12 @@ def test_views_grow_as_the_recipe_says() -> None:
     [
         ("learning_rate = 1", "unknown setting learning_rate"),
         ("epochs = 0", "at least 1"),
+        ("epochs = 3.5", "epochs is 3.5; a whole number"),
+        ('lr = "0.1"', "lr is '0.1'; a number"),
+        ("lr = -1", "lr is -1; a number, at least 0"),
+        ("drop_rate = 1.5", "at most 0.99"),
+        ("stem_stride = 0", "stem_stride is 0"),
+        ("augment = 3", "augment is 3, a table is needed"),
         ("epochs = ", "recipe"),
         ("sizes = [[0.0, 40]]", "end with the input size 48"),
         ("[augment]\nspin = 1", "unknown setting spin"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = 1
+# What unpickling raises for bytes that are no pickle at all.
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # that come with this package
-SHIPPED = CHECKPOINTS / "fer_mobileone_s.pt"  # where none is named
+SHIPPED = CHECKPOINTS / "fer_small.pt"  # where none is named
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,10 @@ class Checkpoint:
         """The net, in eval mode, with these weights, on the CPU. Raises BadInput where they do not fit."""
         from timm.utils import reparameterize_model
 
-        net = build_net(self.model["name"], self.input["size"], **self.model["args"])
+        try:
+            net = build_net(self.model["name"], self.input["size"], **self.model["args"])
+        except TypeError as error:
+            raise BadInput(f"the checkpoint's model {self.model} cannot be built: {error}") from error
         if self.folded:
             net = reparameterize_model(net)
         self.load_into(net)
@@ -63,10 +69,23 @@ class Checkpoint:
 
     def recipe_for_int8(self) -> Recipe:
         """The recipe of five more epochs with int8 rounding, at a hundredth of the learning rate. Raises BadInput for a damaged one."""
+        base = self._own_recipe()
+        return replace(base, quantise=True, epochs=5, warmup=0.5, lr=base.lr / (1 if base.quantise else 100))
+
+    def recipe_for_tuning(self) -> Recipe:
+        """The recipe of ten more epochs, at a tenth of the learning rate. Raises BadInput for a damaged one, and for a folded net."""
+        if self.folded:
+            raise BadInput(
+                "the checkpoint's branches are folded; fine-tune it with --quantise, or the one that it was made from"
+            )
+        base = self._own_recipe()
+        return replace(base, epochs=10, warmup=0.5, lr=base.lr / 10)
+
+    def _own_recipe(self) -> Recipe:
+        """The recipe it was trained with, for this net and input, all views of the input's size."""
         known = {key: self.model["args"][key] for key in ("stem_stride",) if key in self.model["args"]}
         of_net = {"model": self.model["name"], "size": self.input["size"], "crop": self.input["crop"], **known}
-        base = recipe_from({**self.recipe, **of_net, "sizes": ()}, "the checkpoint's recipe")
-        return replace(base, quantise=True, epochs=5, warmup=0.5, lr=base.lr / (1 if base.quantise else 100))
+        return recipe_from({**self.recipe, **of_net, "sizes": ()}, "the checkpoint's recipe")
 
     def load_into(self, net: nn.Module) -> None:
         """Gives a net these weights. Raises BadInput where they do not fit."""
@@ -78,7 +97,7 @@ class Checkpoint:
 
 
 def checkpoint_path(given: Path) -> Path:
-    """The file as given, or the checkpoint of that name that comes with this package, e.g. ``fer_mobileone_s``."""
+    """The file as given, or the checkpoint of that name that comes with this package, e.g. ``fer_small``."""
     named = CHECKPOINTS / f"{given.name}.pt"
     return named if len(given.parts) == 1 and not given.exists() and named.is_file() else given
 
@@ -101,6 +120,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     if content["format"] != FORMAT:
         raise BadInput(f"{path}: checkpoint format {content['format']}, this version reads {FORMAT}")
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "model": dict,
+        "input": dict,
+        "labels": (list, tuple),
+        "state_dict": dict,
+        "recipe": dict,
+        "metrics": dict,
+    }
+    if wrong := [key for key, kind in kinds.items() if key in content and not isinstance(content[key], kind)]:
+        raise BadInput(f"{path}: damaged, its {wrong[0]} is {content[wrong[0]]!r:.60}; train one with fer-train")
+    if lacking := sorted(
+        {"name", "args"} - content["model"].keys() | {"size", "crop", "mean", "std"} - content["input"].keys()
+    ):
+        raise BadInput(f"{path}: damaged, its model or input lacks {', '.join(lacking)}; train one with fer-train")
     if list(content["labels"]) != list(LABELS):
         raise BadInput(
             f"{path}: {len(content['labels'])} classes {content['labels']}, expected the {len(LABELS)} of FER2013: {', '.join(LABELS)}"
@@ -125,8 +158,9 @@ def load_plain(path: Path, what: str) -> dict[str, Any]:
         raise BadInput(
             f"{path}: refused, it is not {what} but a pickle that holds code or is damaged; make one with fer-train"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: not {what}, or cut short ({str(error).splitlines()[0]})") from error
+    except (*_UNREADABLE, zipfile.BadZipFile, struct.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{path}: not {what}, or cut short ({reason})") from error
     if not isinstance(content, dict):
         raise BadInput(f"{path}: holds a {type(content).__name__}, expected {what}")
     return content

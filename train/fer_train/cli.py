@@ -27,13 +27,17 @@ def train(
     ] = None,
     votes: Annotated[Optional[Path], typer.Option(help="FER+ votes (fer2013new.csv), used as soft labels.")] = None,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder of the run. Default: runs/MODEL, runs/MODEL-int8 with --quantise.")
+        Optional[Path],
+        typer.Option(help="Folder of the run. Default: runs/RECIPE, else runs/MODEL; runs/MODEL-int8 with --quantise."),
     ] = None,
     resume: Annotated[
         Optional[Path], typer.Option(help="Folder of a run to continue, with the recipe it was begun with.")
     ] = None,
     checkpoint: Annotated[
-        Optional[Path], typer.Option(help="Checkpoint to begin with, for fine-tuning; it must be of the same model.")
+        Optional[Path],
+        typer.Option(
+            help="Checkpoint to begin with, for fine-tuning. Without --recipe: its own net, input and views, a tenth of its learning rate, 10 epochs."
+        ),
     ] = None,
     teacher: Annotated[
         Optional[list[Path]],
@@ -64,8 +68,10 @@ def train(
         typer.Option(help="Split that is watched and that chooses best.pt. Default: PublicTest, or test."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    amp: Annotated[Optional[bool], typer.Option(help="bfloat16 autocast. Default: on CUDA only.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 means all usable cores.")] = 0,
+    amp: Annotated[
+        Optional[bool], typer.Option(help="bfloat16 autocast. Default: on CUDA, but with --quantise.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 means all usable cores.")] = 0,
     list_models: Annotated[
         Optional[str], typer.Option(help="List architectures that match a pattern, e.g. 'mobile*', and exit.")
     ] = None,
@@ -74,13 +80,13 @@ def train(
 
     Examples:
 
-    * `fer-train --data fer2013.csv --votes fer2013new.csv --recipe fer_mobileone_s`
+    * `fer-train --data fer2013.csv --votes fer2013new.csv --recipe fer_small`
 
     * `fer-train --data fer2013.csv --model mobileone_s0 --size 64 --out runs/s0`
 
     * `fer-train --resume runs/s0`
 
-    * `fer-train --data mine/ --checkpoint runs/s0/best.pt --model mobileone_s0 --size 64 --lr 0.01 --epochs 10 --out runs/mine`
+    * `fer-train --data mine/ --checkpoint fer_small --lr 0.01 --epochs 10 --out runs/mine`
 
     * `fer-train --data fer2013.csv --recipe fer_nano --teacher runs/a/last.pt --teacher runs/b/last.pt --out runs/taught`
 
@@ -123,13 +129,19 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in asked.items() if value is not None}
+    teacher = teacher and [checkpoint_path(path) for path in teacher]
     if resume is not None:
+        if checkpoint is not None:
+            raise BadInput("--resume continues a run with the weights it has; leave out --checkpoint")
         plan = loop.recipe_of_run(resume)
         _refuse_changes(plan, given | ({"quantise": True} if quantise else {}), recipe, out, resume)
         begun = loop.settings_of_run(resume)
+        if validate_on is not None and validate_on != begun.get("validate_on"):
+            raise BadInput(
+                f"{resume}: watches {begun.get('validate_on') or 'the default split'}; leave out --validate-on"
+            )
     else:
         checkpoint = checkpoint and checkpoint_path(checkpoint)
-        teacher = teacher and [checkpoint_path(path) for path in teacher]
         for path in [*(teacher or ()), *([checkpoint] if checkpoint else ())]:
             if not path.is_file():
                 raise BadInput(f"{path}: no such file; expected a checkpoint of fer-train")
@@ -140,8 +152,9 @@ def train(
             raise BadInput(
                 "--quantise continues the checkpoint's own recipe; leave out --recipe, give --epochs or --lr"
             )
-        if quantise and checkpoint is not None:
-            base = load_checkpoint(checkpoint).recipe_for_int8()
+        if checkpoint is not None and not recipe:
+            own = load_checkpoint(checkpoint)
+            base = own.recipe_for_int8() if quantise else own.recipe_for_tuning()
         if base.sizes and size is not None:
             given["sizes"] = ()  # a recipe's growing views belong to its own input size
         plan = dataclasses.replace(base, **given)
@@ -158,6 +171,8 @@ def train(
     settings = begun | {key: value for key, value in now.items() if value is not None}
     torch.set_num_threads(settings.setdefault("threads", console.usable_cores()))
     keep_freed_memory()
+    if settings.get("data") is None and (votes or validate_on):
+        raise BadInput("--votes and --validate-on belong to real faces; give these with --data")
     if settings.get("data") is None:
         faces, watched = drawn_faces(2048, seed=1, split="Training"), drawn_faces(512, seed=2, split="PublicTest")
     else:
@@ -167,7 +182,8 @@ def train(
         )
         watched = load_faces(Path(settings["data"]), (split,) if split else TEST_SPLITS)
     device = settings["device"]
-    folder = resume or out or Path("runs") / (f"{plan.model}-int8" if quantise else model or recipe or plan.model)
+    named = model or (Path(recipe).stem if recipe else plan.model)
+    folder = resume or out or Path("runs") / (f"{plan.model}-int8" if quantise else named)
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     screen.print(
         f"{plan.model} on {len(faces)} images of {faces.name} ({faces.split}), {device}, {settings['threads']} threads, {plan.epochs} epochs into {folder}"
@@ -196,7 +212,8 @@ def train(
                 watched,
                 folder,
                 device,
-                settings.get("amp", device.startswith("cuda")),
+                # bfloat16 does not hold int8's 256 levels
+                settings.get("amp", device.startswith("cuda") and not plan.quantise),
                 resume is not None,
                 checkpoint,
                 [Path(path) for path in settings.get("teachers", ())],
@@ -239,11 +256,15 @@ def calibrate(
     from fer_runtimes.errors import BadInput
     from fer_runtimes.temperature import in_words
     from fer_train.calibrate import calibrate_checkpoint
+    from fer_train.checkpoint import checkpoint_path
 
+    named = checkpoint_path(checkpoint)
+    if named != checkpoint and out is None:
+        raise BadInput(f"{checkpoint} comes with this package and stays as it is; name the new checkpoint with --out")
     if split in TRAIN_SPLITS:
         raise BadInput(f"split {split} is what nets are trained on, and surer of; give another")
     faces = load_faces(data, (split,) if split else TEST_SPLITS)
-    made = calibrate_checkpoint(checkpoint, replace(faces, seen=also_in_training(data, faces)), out or checkpoint)
+    made = calibrate_checkpoint(named, replace(faces, seen=also_in_training(data, faces)), out or checkpoint)
     assert made.probabilities is not None
     typer.echo(in_words(made.probabilities), err=True)
     typer.echo(f"{out or checkpoint}")

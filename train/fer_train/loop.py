@@ -82,11 +82,14 @@ def train(
     from timm.utils import ModelEmaV3
 
     _check_device(device)
+    # float32 is float32, and a continued run ends with the same weights; cuDNN alone heeds either
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     if recipe.quantise and start is None and not resume:
         raise BadInput("quantise: rounding is learnt by a net that is trained already; give it with --checkpoint")
     targets = _targets(faces, recipe)
     torch.manual_seed(recipe.seed)
     net, origin, (mean, std) = _first_net(recipe, start, faces)
+    _check_runs(net, recipe)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = create_optimizer_v2(
         net, opt="sgd", lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, filter_bias_and_bn=True
@@ -297,6 +300,21 @@ def _evened_out(net: nn.Module, recipe: Recipe, grey: tuple[float, float], faces
 
     seen = prepare(np.asarray(faces.images[:IMAGES]), recipe.size, recipe.crop)
     return equalise(Deployable(net, *grey).eval(), seen)[0].net
+
+
+def _check_runs(net: nn.Module, recipe: Recipe) -> None:
+    """Raises BadInput where the architecture does not take views of the recipe's smallest size."""
+    import torch
+
+    side = min([recipe.size, *(size for _, size in recipe.sizes)])
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, 1, side, side))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"model {recipe.model} does not run on {side}x{side} faces ({reason}); give a larger --size"
+        ) from error
 
 
 def _weights(net: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:

@@ -84,6 +84,8 @@ def _face_net(name: str, args: dict[str, Any]) -> nn.Module:
     from fer_train.blocks import SummedRepBlock
 
     block, branches, stem, stages = FACE_NETS[name]
+    if block == "sum" and args.get("drop_path_rate"):
+        raise BadInput(f"model {name} has no paths to drop, its branches are one kernel; leave drop_path_rate at 0")
     kinds: dict[str, tuple[Any, dict[str, int] | None, str]] = {  # of block: its type, arguments, stem
         "one": ("one", {"num_conv_branches": branches}, "one"),
         "rep": ("rep", None, "rep"),

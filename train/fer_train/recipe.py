@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,25 @@ from fer_runtimes.errors import BadInput
 from fer_train.augment import Augment
 
 RECIPES = Path(__file__).parent / "recipes"
+_NUMBER = (int, float)
+_RANGES: dict[str, tuple[Any, float, float]] = {  # of a setting: its type, the least and the largest value
+    "size": (int, 8, math.inf),
+    "stem_stride": (int, 1, 8),
+    "crop": (_NUMBER, 0.05, 1),
+    "epochs": (int, 1, math.inf),
+    "batch_size": (int, 2, math.inf),
+    "lr": (_NUMBER, 0, math.inf),
+    "warmup": (_NUMBER, 0, math.inf),
+    "weight_decay": (_NUMBER, 0, math.inf),
+    "drop_rate": (_NUMBER, 0, 0.99),
+    "drop_path_rate": (_NUMBER, 0, 0.99),
+    "smoothing": (_NUMBER, 0, 1),
+    "votes": (_NUMBER, 0, 1),
+    "distil": (_NUMBER, 0, 1),
+    "distil_temperature": (_NUMBER, 1e-3, math.inf),
+    "ema": (_NUMBER, 0, 1),
+    "seed": (int, 0, 2**31),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +50,7 @@ class Recipe:
     quantise: whether the folded net learns with int8 rounding (``fer_train.quantised``); it begins with trained weights
     """
 
-    model: str = "fer_mobileone_s"
+    model: str = "fer_small"
     size: int = 48
     stem_stride: int | None = None
     crop: float = 1.0
@@ -52,14 +72,14 @@ class Recipe:
     augment: Augment = dataclasses.field(default_factory=Augment)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.size < 8:
-            raise BadInput(
-                f"recipe: epochs {self.epochs}, batch_size {self.batch_size}, size {self.size}: at least 1, 2 and 8 are needed"
-            )
-        if not 0 <= self.distil <= 1 or self.distil_temperature <= 0:
-            raise BadInput(
-                f"recipe: distil {self.distil} must lie in 0..1, distil_temperature {self.distil_temperature} above 0"
-            )
+        for name, (kinds, least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if name == "stem_stride" and value is None:
+                continue
+            if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
+                what = "a whole number" if kinds is int else "a number"
+                bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+                raise BadInput(f"recipe: {name} is {value!r}; {what}, {bounds}, is needed")
         if self.sizes and (self.sizes[0][0] != 0 or self.sizes[-1][1] != self.size):
             raise BadInput(f"recipe: sizes {self.sizes} must start at 0 and end with the input size {self.size}")
 
@@ -79,6 +99,8 @@ def recipe_from(values: dict[str, Any], where: str) -> Recipe:
     """Builds a Recipe from plain values. Raises BadInput naming ``where`` and the key that is wrong."""
     values = dict(values)
     _refuse_unknown(values, Recipe, where)
+    if not isinstance(values.get("augment", {}), dict):
+        raise BadInput(f"{where}: augment is {values['augment']!r}, a table is needed")
     if "augment" in values:
         inner = dict(values["augment"])
         _refuse_unknown(inner, Augment, f"{where} [augment]")

@@ -18,7 +18,7 @@ from fer_runtimes.data import Faces
 from fer_runtimes.errors import BadInput
 from fer_runtimes.files import sha256_of
 from fer_runtimes.images import prepare
-from fer_train.checkpoint import Checkpoint, load_checkpoint
+from fer_train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def greedy_soup(
 
     if len(paths) < 2:
         raise BadInput("a soup is made of two checkpoints or more")
-    made = {path: load_checkpoint(path) for path in paths}
+    made = {path: load_checkpoint(checkpoint_path(path)) for path in paths}
     first = made[paths[0]]
     for path, one in made.items():
         if (one.model, one.input, one.folded) != (first.model, first.input, first.folded):
@@ -55,10 +55,10 @@ def greedy_soup(
     figures |= {
         "precision": "fp32",
         "chosen_by": f"greedy soup on {faces.split}",
-        "soup": [sha256_of(path) for path in chosen],
+        "soup": [sha256_of(checkpoint_path(path)) for path in chosen],
     }
     probabilities = calibrated(_logits(soup, faces), faces)
-    return dataclasses.replace(soup, metrics=first.metrics | figures, probabilities=probabilities), chosen
+    return dataclasses.replace(soup, metrics=soup.metrics | figures, probabilities=probabilities), chosen
 
 
 def _mean(checkpoints: Sequence[Checkpoint]) -> Checkpoint:

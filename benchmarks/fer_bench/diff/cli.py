@@ -41,9 +41,9 @@ def diff(
 
     Examples:
 
-    * `fer-bench diff build/fer_mobileone_s-onnx-fp32 build/fer_mobileone_s-openvino-fp32`
+    * `fer-bench diff build/fer_small-onnx-fp32 build/fer_small-openvino-fp32`
 
-    * `fer-bench diff build/fer_mobileone_s-pytorch-fp32-unfolded build/fer_mobileone_s-pytorch-fp32 --plot diff.svg`
+    * `fer-bench diff build/fer_small-pytorch-fp32-unfolded build/fer_small-pytorch-fp32 --plot diff.svg`
 
     * `fer-bench diff good/ bad/ --runtime-b openvino --data fer2013.csv --split PublicTest --json diff.json`
     """
