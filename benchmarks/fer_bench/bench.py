@@ -89,6 +89,7 @@ def bench(
                 job.runtime,
                 _images(faces, job.bundle.manifest, Path(scratch), average),
                 average,
+                job.bundle.digest,
             )
             for i, job in enumerate(jobs)
             if job.bundle is not None and not job.error

@@ -27,7 +27,8 @@ def jobs_of_models(models: list[Path], runtimes: list[str], asked: list[str]) ->
     for path in models:
         if not path.is_dir():
             raise BadInput(f"{path}: no such bundle; make one with fer-export")
-        inner = sorted(file.parent for file in path.glob(f"*/{MANIFEST}"))
+        # a name with a dot is a bundle that is still being made, or was when something was killed
+        inner = sorted(file.parent for file in path.glob(f"*/{MANIFEST}") if not file.parent.name.startswith("."))
         bundles += (
             [read_bundle(folder) for folder in inner]
             if inner and not (path / MANIFEST).exists()
@@ -45,7 +46,7 @@ def jobs_of_models(models: list[Path], runtimes: list[str], asked: list[str]) ->
 
 
 def jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callable[[str], None]) -> list[Job]:
-    """Each asked runtime on the bundle of its own target, exported on the fly; PyTorch unfolded too, for what folding buys."""
+    """Each asked runtime on the bundle of its own target, exported on the fly; PyTorch unfolded too, where there is such a net, for what folding buys."""
     from fer_export.pipeline import BundleCache, find_checkpoint
     from fer_runtimes.engines import ENGINES
 
@@ -53,7 +54,7 @@ def jobs_of_checkpoint(checkpoint: Path | None, runtimes: list[str], say: Callab
     jobs = []
     for name in runtimes:
         target = (ENGINES[name].targets or ("onnx",))[0]
-        if name == "pytorch":
+        if name == "pytorch" and cache.has_branches:
             jobs.append(_job(name, partial(cache.bundle, target, folding=False)))
         jobs.append(_job(name, partial(cache.bundle, target)))
     return jobs

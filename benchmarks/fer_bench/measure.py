@@ -48,12 +48,14 @@ class Task:
     """images: a .npy of uint8 ``[N, V, S, S]`` to answer and to time on, V views of each face; None for the bundle's own.
 
     average: name of these views (``fer_runtimes.averaging``), empty for one view of each
+    digest: of the bundle that the figures are of; one that was replaced meanwhile is an error. Empty for whatever is there
     """
 
     bundle: Path
     runtime: str
     images: Path | None
     average: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Apart:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         started = time.monotonic_ns()
-        arguments = (there, task.bundle, task.runtime, options, task.images, started, pin, sensors, task.average)
-        self.process = context.Process(target=serve, args=arguments, name=task.runtime, daemon=True)
+        of_task = (task.bundle, task.runtime, options, task.images, started, pin, sensors, task.average, task.digest)
+        self.process = context.Process(target=serve, args=(there, *of_task), name=task.runtime, daemon=True)
         self.process.start()
         there.close()  # else the pipe would stay open when the process dies
         self.opened: Opened | None = self._receive()

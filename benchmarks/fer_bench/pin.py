@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
 
 
 def bind(threads: int) -> bool:
-    """Binds this process, before an engine is imported, to the lowest-numbered ``threads`` of the cores it may use.
+    """Binds this process, before an engine is imported, to the best ``threads`` of the cores it may use (``best_first``).
 
     False where it already may use no more than that, or where the system cannot bind (it can on Linux).
     """
     cores = allowed()
     if cores is None or len(cores) <= threads:
         return False
+    chosen = best_first(cores)[:threads]
     for task in _TASKS.iterdir():  # numpy's pool of threads is there already
-        os.sched_setaffinity(int(task.name), cores[:threads])
+        os.sched_setaffinity(int(task.name), chosen)
     return True
 
 
@@ -26,3 +28,27 @@ def allowed() -> list[int] | None:
     if not hasattr(os, "sched_getaffinity"):
         return None
     return sorted(set().union(*(os.sched_getaffinity(int(task.name)) for task in _TASKS.iterdir())))
+
+
+def best_first(cores: list[int], root: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+    """Fast cores before slow ones (big before LITTLE), of each physical core one thread before its second; then by number."""
+
+    def order(core: int) -> tuple[bool, int, int]:
+        folder = root / f"cpu{core}"
+        speed = _number(folder / "cpu_capacity") or _number(folder / "cpufreq" / "cpuinfo_max_freq") or 0
+        siblings = _text(folder / "topology" / "thread_siblings_list")
+        return bool(siblings) and int(re.split("[,-]", siblings)[0]) != core, -speed, core
+
+    return sorted(cores, key=order)
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file)
+    return int(text) if text.isdigit() else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

@@ -164,6 +164,8 @@ def power_w(root: Path = _ROOT) -> dict[str, float] | None:
     """Power by rail from the monitors that the kernel drives: INA3221 gives voltage and current, INA238 power."""
     found: dict[str, float] = {}
     for folder in _hwmon(root):
+        if not (_text(folder / "name") or "").startswith("ina"):  # a battery or a graphics card is no board
+            continue
         for file in sorted(folder.glob("power*_input")):
             if (microwatts := _number(file)) is not None:
                 label = folder / file.name.replace("_input", "_label")

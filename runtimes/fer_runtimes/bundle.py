@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +27,7 @@ from fer_runtimes.labels import LABELS
 from fer_runtimes.temperature import check_record
 
 FORMAT = 1
+_LARGEST_SIDE = 4096
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"  # fer_runtimes.signing; over the manifest, so not among the files that it names
 REFERENCE = "reference.npz"
@@ -147,16 +150,17 @@ def read_bundle(path: Path) -> Bundle:
             raise BadInput(f"{path}: bundle format {content['format']}, this version reads {FORMAT}")
         manifest = Manifest(**{**content, "labels": tuple(content["labels"])})
         size, _ = manifest.size, manifest.crop
-        names = list(manifest.files)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest.files.items()}
+        _check_kinds(manifest)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise BadInput(f"{file}: not a manifest ({type(error).__name__}: {error}); export the bundle again") from error
     if manifest.labels != LABELS:
-        raise BadInput(f"{path}: classes {', '.join(manifest.labels)}, expected {', '.join(LABELS)}")
+        raise BadInput(f"{path}: classes {', '.join(map(str, manifest.labels))}, expected {', '.join(LABELS)}")
     if manifest.input.get("shape") != ["N", 1, size, size] or manifest.input.get("dtype") != "uint8":
         raise BadInput(f"{path}: input {manifest.input}, expected uint8 [N, 1, S, S]")
     check_record(manifest.probabilities, str(file))
-    for name in names:
-        _check_file(path, name, manifest.files[name])
+    for name, (count, digest) in files.items():
+        _check_file(path, name, count, digest)
     return Bundle(path, manifest)
 
 
@@ -165,17 +169,31 @@ def read_reference(bundle: Bundle) -> Reference:
     try:
         with np.load(bundle.path / REFERENCE, allow_pickle=False) as arrays:
             return Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{bundle.path / REFERENCE}: cannot be read ({error}); export the bundle again") from error
 
 
-def _check_file(path: Path, name: str, entry: dict[str, Any]) -> None:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+def _check_kinds(manifest: Manifest) -> None:
+    """Raises TypeError or ValueError for what would fail only after hours of measuring."""
+    if not isinstance(manifest.source["folded"], bool) or not isinstance(manifest.source["checkpoint_sha256"], str):
+        raise TypeError("source does not say whether the net is folded, or of which checkpoint it is")
+    if not 1 <= manifest.size <= _LARGEST_SIDE:
+        raise ValueError(f"an input of {manifest.size} pixels")
+    bound = (manifest.parity or {}).get("tolerance") or {}
+    if not all(value is None or isinstance(value, (int, float)) for value in bound.values()):
+        raise TypeError("a tolerance that is no number")
+    if bound.keys() and bound.keys() != {"error_ratio", "mean_kl", "flip_margin"}:
+        raise ValueError(f"a tolerance of {', '.join(map(str, bound))}")
+
+
+def _check_file(path: Path, name: str, count: int, digest: str) -> None:
+    parts = PurePosixPath(name).parts
+    if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or ":" in name:
         raise BadInput(f"{path}: its manifest names {name!r}, which lies outside the bundle; refused")
     file = path / name
     if not file.is_file():
         raise BadInput(f"{path}: {name} is missing; export the bundle again")
-    if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+    if file.stat().st_size != count or sha256_of(file) != digest:
         raise BadInput(
             f"{file}: its contents are not those that the manifest names (SHA-256 differs); export the bundle again or fetch it again"
         )

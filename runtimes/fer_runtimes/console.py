@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fer_runtimes.errors import BadInput, FerError
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 def run(app: typer.Typer) -> None:
     """Runs a command: a FerError, or a file that cannot be read or written, becomes one line on stderr and an exit code."""
+    if sys.platform == "win32":
+        print("error: there is no Windows version; use Linux, macOS, or WSL 2", file=sys.stderr)
+        sys.exit(FerError.exit_code)
     try:
         app()
     except FerError as error:
@@ -24,11 +29,22 @@ def run(app: typer.Typer) -> None:
         sys.exit(FerError.exit_code)
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on (affinity, not the machine's total)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may run on: by its affinity, and by its container's share of time (``docker run --cpus``)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _quota(cgroup) or cores)
+
+
+def _quota(cgroup: Path) -> int | None:
+    """Whole cores' worth of time that the container may take, at least 1; None without a limit."""
+    try:
+        if (file := cgroup / "cpu.max").is_file():
+            quota, period = file.read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return max(1, math.ceil(int(quota) / int(period))) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no limit
+        return None
 
 
 def none_before(context: typer.Context) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import io
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,9 @@ class Faces:
         return {"name": self.name, "split": self.split, "images": len(self), "sha256": self.sha256} | (
             {} if self.seen is None else {"also_in_training": int(self.seen.sum())}
         )
+
+
+_DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError, csv.Error)
 
 
 def load_faces(path: Path, splits: tuple[str, ...], votes: Path | None = None) -> Faces:
@@ -146,7 +150,7 @@ def _rows(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[int, list[str]]
                         f"{path}, row {reader.line_num}: {len(row)} columns, expected {len(header)}; is the file cut short?"
                     )
                 yield reader.line_num, [row[i] for i in order]
-    except (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
+    except (*_DAMAGED, RuntimeError) as error:  # the last: a zip with a password
         raise BadInput(f"{path}: cannot be read to its end ({error}); is it truncated or of another format?") from error
 
 
@@ -217,7 +221,7 @@ def _read_votes(path: Path, split: str, count: int) -> NDArray[np.float32]:
 def _read_folder(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.str_], str]:
     images, labels, usage, digest = [], [], [], hashlib.sha256()
     for split in (TRAIN_SPLITS[1], TEST_SPLITS[1]):
-        for folder in sorted((path / split).glob("*/")):
+        for folder in sorted(one for one in (path / split).glob("*/") if one.is_dir()):  # 3.10 gives files too
             if folder.name not in LABELS:
                 raise BadInput(f"{folder}: unknown class {folder.name!r}, expected one of {', '.join(LABELS)}")
             for file in sorted(folder.iterdir()):

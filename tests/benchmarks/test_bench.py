@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from fer_bench import tables
 from fer_bench.bench import Job, _add_ratios, bench
 from fer_bench.energy import Meter, Span
+from fer_bench.jobs import jobs_of_models
 from fer_bench.jsontext import json_text
 from fer_bench.latency import LEAD_IN, WARMUP_QUERIES, settle, summarise, window
 from fer_bench.measure import Apart, Measured, Task, _measured, _notes, _Taken, measure, processes_for
@@ -87,8 +89,15 @@ def test_the_warm_up_ends_when_medians_agree_and_says_when_they_never_do(bundles
 
         session._infer = slow  # type: ignore[method-assign]
         assert settle(session, images, random, 60)
+        assert settle(session, images, random, 0)  # steady, however slow: three windows are always looked at
         growth = 1.005
         assert not settle(session, images, random, 1.5)
+
+
+def test_a_bundle_that_is_still_being_made_is_passed_over(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    for name in ("whole", ".whole.a1b2"):
+        shutil.copytree(bundles["onnx fp32"].path, tmp_path / name)
+    assert [job.bundle and job.bundle.path.name for job in jobs_of_models([tmp_path], ["onnxruntime"], [])] == ["whole"]
 
 
 def test_runtimes_agree_on_accuracy_and_labels(results: dict[str, list[dict[str, object]]]) -> None:
@@ -425,3 +434,10 @@ for part in (alone, beside):
         assert others + own == pytest.approx(1, abs=0.1)
     assert beside[0] > 0.25  # two that work without pause share a core half and half, less what a third takes of it
     assert beside[2] > 0
+
+
+def test_a_bundle_that_is_replaced_while_it_is_measured_is_an_error(bundles: dict[str, Bundle]) -> None:
+    path = bundles["onnx fp32"].path
+    for digest, error in ((bundles["onnx fp32"].digest, None), ("0" * 64, "was replaced while it was measured")):
+        with Apart(Task(path, "null", None, digest=digest), Options(threads=1)) as apart:
+            assert (apart.error is None) if error is None else error in (apart.error or "")

@@ -171,8 +171,14 @@ def test_bundles_are_measured_there_and_merged_with_what_was_measured_here(
         assert "board" in shown
         assert "openvino" in shown
 
-    second = command("fer-deploy", *arguments)
-    assert second.returncode == 0, second.stderr
+    mine_alone = json.loads((tmp_path / "here.json").read_text())
+    mine_alone["data"]["sha256"] = "0" * 64
+    (tmp_path / "here.json").write_text(json.dumps(mine_alone))
+    second = command("fer-deploy", *arguments, "--json", tmp_path / "own.json")
+    assert second.returncode == 2
+    assert "different data" in last(second)
+    assert "the board's own results are given alone" in last(second)
+    assert [row["runtime"] for row in json.loads((tmp_path / "own.json").read_text())["results"]] == ["onnxruntime"]
     assert second.stderr.count("is there already") == 4
     assert "copied" not in second.stderr
     assert not list(tmp_path.rglob("stolen"))

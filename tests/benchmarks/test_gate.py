@@ -25,7 +25,7 @@ from PIL import Image
 from fer_bench.bench import Job, bench
 from fer_bench.cli import main
 from fer_bench.gate import reports
-from fer_bench.gate.answers import Answers, Prepared
+from fer_bench.gate.answers import Answers, Prepared, ask_apart
 from fer_bench.gate.baseline import Baseline, Key, Speed, describe, read_baseline, write_baseline
 from fer_bench.gate.checks import CHECKS, FAILED, SKIPPED, Answered, Check, failures, judge, rows_that_did_not_run
 from fer_bench.gate.figures import Z_95, Bounds, calibration_error, images_needed, loss, loss_bound, loss_of, sign_test
@@ -570,6 +570,12 @@ def test_what_the_gate_cannot_judge_is_refused_by_name_before_any_work(
         assert ended.value.code == 2
         assert complaint in said
         assert len(said.splitlines()) == 1
+
+
+def test_an_engines_own_exception_is_a_line(clean: Build) -> None:
+    said = ask_apart(clean.bundles["onnx fp32"].path, "onnxruntime", ONE, None)  # type: ignore[arg-type]
+    assert isinstance(said, str)
+    assert said.startswith("runtime onnxruntime failed (TypeError: ")
 
 
 def test_a_runtime_that_is_killed_while_it_answers_costs_its_own_row(clean: Build) -> None:

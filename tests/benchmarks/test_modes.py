@@ -24,6 +24,7 @@ from fer_bench.measure import Measured, Task, measure
 from fer_bench.modes import KEYS, Modes
 from fer_bench.noise import usage
 from fer_bench.paced import after_idle, pace
+from fer_bench.pin import best_first
 from fer_bench.worker import Round, Worker
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import CheckFailed
@@ -356,3 +357,15 @@ def test_json_keeps_lists_of_numbers_on_one_line_and_text_as_it_is() -> None:
         "max_abs_logit": None,
         "all": [1.5, None],
     }
+
+
+def test_fast_cores_and_whole_ones_are_bound_first(tmp_path: Path) -> None:
+    assert best_first([2, 0, 1], tmp_path) == [0, 1, 2]
+    for core, capacity in enumerate((400, 400, 1024, 1024)):
+        (tmp_path / f"little/cpu{core}").mkdir(parents=True)
+        (tmp_path / f"little/cpu{core}/cpu_capacity").write_text(f"{capacity}\n")
+    assert best_first([0, 1, 2, 3], tmp_path / "little") == [2, 3, 0, 1]
+    for core, siblings in enumerate(("0-1", "0-1", "2,3", "2,3")):
+        (tmp_path / f"smt/cpu{core}/topology").mkdir(parents=True)
+        (tmp_path / f"smt/cpu{core}/topology/thread_siblings_list").write_text(f"{siblings}\n")
+    assert best_first([0, 1, 2, 3], tmp_path / "smt") == [0, 2, 1, 3]

@@ -143,6 +143,18 @@ def test_a_pc_tells_its_name_its_counters_and_its_energy(tmp_path: Path) -> None
     assert seen["energy_j"] == {"package-0": 262143.0}
 
 
+def test_a_battery_and_a_graphics_card_are_no_rails(tmp_path: Path) -> None:
+    machine = lay(
+        tmp_path,
+        {
+            f"sys/class/hwmon/hwmon{i}/{file}": text
+            for i, name in enumerate(("BAT0", "amdgpu"))
+            for file, text in (("name", name), ("power1_input", "9000000"))
+        },
+    )
+    assert snapshot(machine)["power_w"] is None
+
+
 def test_what_is_absent_or_damaged_is_none_and_never_an_error(tmp_path: Path) -> None:
     assert set(describe(tmp_path).values()) == {None}
     assert set(snapshot(tmp_path).values()) == {None}

@@ -41,7 +41,7 @@ def test_a_missing_file_is_named(copy: Path) -> None:
         read_bundle(copy)
 
 
-@pytest.mark.parametrize("name", ["/etc/hostname", "../other/model.onnx"])
+@pytest.mark.parametrize("name", ["/etc/hostname", "../other/model.onnx", "..\\model.onnx", "C:model.onnx"])
 def test_a_manifest_that_reaches_outside_is_refused(copy: Path, name: str) -> None:
     edit(copy, files={name: {"sha256": "", "bytes": 0}})
     with pytest.raises(BadInput, match="lies outside the bundle"):
@@ -56,6 +56,17 @@ def test_a_manifest_that_reaches_outside_is_refused(copy: Path, name: str) -> No
         ({"input": {"shape": ["N", 3, 48, 48], "dtype": "uint8", "crop": 1.0}}, "expected uint8"),
         ({"input": {}}, "not a manifest"),
         ({"surprise": 1}, "not a manifest"),
+        ({"files": ["model.onnx"]}, "not a manifest"),
+        ({"files": {"model.onnx": "x"}}, "not a manifest"),
+        ({"files": {"model.onnx": {"sha256": ""}}}, "not a manifest"),
+        ({"labels": [1, 2]}, "classes 1, 2"),
+        ({"source": []}, "not a manifest"),
+        ({"parity": {"tolerance": {"x": 1}}}, "not a manifest .*a tolerance of x"),
+        ({"parity": {"tolerance": {"mean_kl": "1"}}}, "not a manifest .*no number"),
+        (
+            {"input": {"shape": ["N", 1, 10**9, 10**9], "dtype": "uint8", "crop": 1.0}},
+            "not a manifest .*1000000000 pixels",
+        ),
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(copy: Path, change: dict[str, object], complaint: str) -> None:
@@ -71,10 +82,16 @@ def test_a_manifest_cut_short_and_a_folder_without_one_are_refused(copy: Path) -
     (copy / MANIFEST).unlink()
     with pytest.raises(BadInput, match="not a bundle"):
         read_bundle(copy)
+    (copy / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(BadInput, match="not a manifest"):
+        read_bundle(copy)
 
 
 def test_a_reference_that_holds_code_is_refused(bundles: dict[str, Bundle], copy: Path) -> None:
     np.savez(copy / "reference.npz", images=np.array([print], dtype=object))
+    with pytest.raises(BadInput, match=r"reference\.npz: cannot be read"):
+        read_reference(Bundle(copy, bundles["onnx fp32"].manifest))
+    (copy / "reference.npz").write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(BadInput, match=r"reference\.npz: cannot be read"):
         read_reference(Bundle(copy, bundles["onnx fp32"].manifest))
 

@@ -123,6 +123,28 @@ def test_a_truncated_archive_is_an_error_and_leaves_no_cache(
     assert set((own_cache / "data").iterdir()) == before
 
 
+def test_an_archive_with_an_altered_byte_is_refused_in_a_line(tmp_path: Path, csv_file: Path) -> None:
+    whole = gzip.compress(csv_file.read_bytes()[:100_000])
+    refused = 0
+    for place in range(10, len(whole), len(whole) // 40):
+        raw = bytearray(whole)
+        raw[place] ^= 0x10
+        (tmp_path / "one.csv.gz").write_bytes(raw)
+        try:
+            load_faces(tmp_path / "one.csv.gz", TEST_SPLITS)
+        except BadInput:
+            refused += 1
+    assert refused >= 40
+
+
+def test_a_stray_file_among_the_classes_is_passed_over(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "happy").mkdir(parents=True)
+        Image.new("L", (48, 48)).save(tmp_path / split / "happy" / "a.png")
+        (tmp_path / split / ".DS_Store").write_text("")
+    assert len(load_faces(tmp_path, TEST_SPLITS)) == 1
+
+
 def test_a_file_that_is_not_fer2013_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")

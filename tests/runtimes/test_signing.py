@@ -31,7 +31,18 @@ def bundle(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "model.onnx").write_bytes(bytes(range(256)))
     shape = {"shape": ["N", 1, 48, 48], "dtype": "uint8", "crop": 1.0}
-    write_manifest(folder, Manifest("net-onnx-fp32", "onnx", "fp32", shape, source={}, versions={}, files={}))
+    write_manifest(
+        folder,
+        Manifest(
+            "net-onnx-fp32",
+            "onnx",
+            "fp32",
+            shape,
+            source={"folded": True, "checkpoint_sha256": ""},
+            versions={},
+            files={},
+        ),
+    )
     return folder
 
 

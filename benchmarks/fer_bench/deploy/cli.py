@@ -51,13 +51,14 @@ def deploy(
 
     Examples:
 
-    * `fer-deploy nvidia@jetson build/fer_mobileone_s-tensorrt-fp16`
+    * `fer-deploy nvidia@jetson build/fer_small-tensorrt-fp16`
 
-    * `fer-deploy pi@raspberry build/fer_mobileone_s-onnx-fp32 --merge laptop.json --json both.json`
+    * `fer-deploy pi@raspberry build/fer_small-onnx-fp32 --merge laptop.json --json both.json`
 
-    * `fer-deploy nano build/fer_mobileone_s-onnx-fp32 --wheels wheels/ --ssh-option=-p2222`
+    * `fer-deploy nano build/fer_small-onnx-fp32 --wheels wheels/ --ssh-option=-p2222`
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from fer_bench import tables
     from fer_bench.deploy import steps
@@ -66,7 +67,7 @@ def deploy(
     from fer_bench.merge import merge as merged
     from fer_bench.merge import read_results
     from fer_runtimes.bundle import read_bundle
-    from fer_runtimes.errors import CheckFailed, NotAvailable
+    from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
     from fer_runtimes.files import whole_file
 
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -86,11 +87,15 @@ def deploy(
     try:
         screen.print(f"connecting to {link.board}")  # no moving line here: ssh may ask for something
         with link, screen.status("") as status:
-            answer = steps.deploy(link, models, runtimes, options, data, wheels, screen.print, status.update)
+            working = lambda line: status.update(escape(line))  # noqa: E731
+            answer = steps.deploy(link, models, runtimes, options, data, wheels, screen.print, working)
     except KeyboardInterrupt:
         screen.print("interrupted; run the same command again, what is done on the board stays done")
         raise
-    results = merged([*earlier, (link.board, answer.results)])
+    try:
+        results, refused = merged([*earlier, (link.board, answer.results)]), None
+    except BadInput as error:  # what the board took minutes for is kept all the same
+        results, refused = answer.results, error
     for path, content in (
         (json_out, json_text(results)),
         (markdown_out, tables.markdown(results)),
@@ -99,9 +104,11 @@ def deploy(
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
     Console(highlight=False, width=None if screen.is_terminal else 200).print(tables.terminal(results))
+    if refused:
+        raise BadInput(f"{refused}; the board's own results are given alone")
     if answer.code:
-        error = CheckFailed if answer.code == CheckFailed.exit_code else NotAvailable
-        raise error(f"{link.board}: {answer.complaint}")
+        kind = CheckFailed if answer.code == CheckFailed.exit_code else NotAvailable
+        raise kind(f"{link.board}: {answer.complaint}")
 
 
 def main() -> None:

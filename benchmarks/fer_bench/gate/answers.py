@@ -70,6 +70,8 @@ def ask_apart(path: Path, runtime: str, options: Options, images: NDArray[np.uin
             return " ".join(str(error).split())
         except BrokenProcessPool:
             return f"runtime {runtime} died while it answered (crash, or killed for memory)"
+        except Exception as error:  # an engine's own have no common base
+            return f"runtime {runtime} failed ({type(error).__name__}: {' '.join(str(error).split())})"
 
 
 def _joined(parts: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -162,7 +162,10 @@ def _unfolded(jobs: list[Job], model: list[Path] | None, checkpoint: Path | None
     if not model:
         return find_checkpoint(checkpoint)
     for job in jobs:
-        if job.runtime == "pytorch" and job.bundle and not job.bundle.manifest.source["folded"]:
+        if job.runtime != "pytorch" or not job.bundle:
+            continue
+        source = job.bundle.manifest.source
+        if not source["folded"] or source["recipe"].get("quantise"):  # trained folded: there is no other
             return job.bundle.file(".pt")
     raise BadInput(
         "a baseline holds what the unfolded net answers in float64; add its bundle (fer-export --target pytorch --no-fold)"

@@ -87,7 +87,7 @@ class OrtSession(Session):
             self._session.get_providers()[0],
             # The CPU provider casts float16 to float32 around each operator; only what passes between them is rounded.
             # So it is with TensorRT's int8, whose activations are signed.
-            "fp32" if precision == "int8-weights" or (on_cpu and not quantised) else precision,
+            "fp32" if precision == "int8-weights" or (not quantised and (on_cpu or precision == "int8")) else precision,
             settings.intra_op_num_threads if on_cpu else 0,
             {"onnxruntime": onnxruntime.__version__},
             (f"{quantised} of {of} convolutions and products run in int8",) if quantised < of else (),

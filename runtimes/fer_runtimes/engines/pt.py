@@ -33,6 +33,7 @@ class TorchSession(Session):
         if options.device not in ("cpu", "cuda", "mps"):
             raise NotAvailable(f"pytorch has no device {options.device!r} here; choose one of cpu, cuda, mps")
         torch.set_num_threads(options.threads)
+        torch.backends.cudnn.allow_tf32 = False  # on by default, with 10 bits where the bundle says float32
         try:
             self._net = deployable(load_checkpoint(bundle.file(".pt"))).to(options.device)
         except (RuntimeError, AssertionError) as error:
