@@ -18,7 +18,7 @@ FP16 = Tolerance(error_ratio=2**13, mean_kl=1e-4, flip_margin=0.1)
 # The same with 2**16, for bfloat16's eight bits of significand. Rounded so by PyTorch, the shipped nets' mean KL was
 # 5e-5 to 9e-5 on their references, and no changed label had a margin over 0.06.
 BF16 = Tolerance(error_ratio=2**16, mean_kl=1e-3, flip_margin=0.2)
-# Rounding to 256 levels is no multiple of float32's error. On the shipped nets' references (closest calls,
+# Rounding to 256 levels is no multiple of float32's error. On two trained nets' references (closest calls,
 # noise, stripes) mean KL was 0.001 to 0.004 and no changed label had a margin over 0.34; sums that overflow, or one wrong scale,
 # lie far beyond. Accuracy is held to a budget apart (fer_export.int8).
 INT8 = Tolerance(error_ratio=None, mean_kl=0.02, flip_margin=1.0)
