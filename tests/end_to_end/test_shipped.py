@@ -33,7 +33,7 @@ def test_a_shipped_checkpoint_says_how_it_was_made(path: Path) -> None:
 def test_the_shipped_checkpoint_scores_what_it_says_and_every_runtime_agrees(
     fer2013: Path, tmp_path: Path, command: Command
 ) -> None:
-    """The whole split where that is quick; the other runtimes answer every twelfth face of it."""
+    """The whole split where that is quick; the other runtimes answer every 36th face of it."""
     out = tmp_path / "out.json"
 
     def measured(data: Path, *runtimes: str) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def test_the_shipped_checkpoint_scores_what_it_says_and_every_runtime_agrees(
 
     whole = load_faces(fer2013, ("PublicTest",))
     few = tmp_path / "few.csv"
-    few.write_text(as_csv([replace(whole, images=whole.images[::12], labels=whole.labels[::12])]))
+    few.write_text(as_csv([replace(whole, images=whole.images[::36], labels=whole.labels[::36])]))
     rows = measured(few, "all")  # first, since it exports what the others run
     assert {"pytorch", "onnxruntime", "openvino", "coreml-reference"} <= {row["runtime"] for row in rows}
     assert all(row["agreement"] >= 0.999 for row in rows)

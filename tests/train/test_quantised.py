@@ -10,6 +10,7 @@ from conftest import Command
 from timm.utils import reparameterize_model
 from torch import nn
 
+from fer_bench.jobs import jobs_of_checkpoint
 from fer_export.pipeline import export, load_source
 from fer_export.reference import answer
 from fer_runtimes.drawn import drawn_faces
@@ -84,12 +85,19 @@ def test_a_net_that_learns_with_rounding_loses_less_by_it(checkpoint: Path, tmp_
         return float((p * (np.log(p) - np.log(q))).sum(1).mean())
 
     assert loss_by_rounding(tuned.build()) < 0.85 * loss_by_rounding(even.net)
-    # what was trained folded has no original with branches: it is exported as it is, folding or not
+    # what was trained folded has no original with branches: it is exported as it is, and nothing is called unfolded
     last = tmp_path / "run" / LAST
-    for folding, target in ((True, "onnx"), (False, "pytorch")):
-        made = export(load_source(last, held_out, folding), target, tmp_path / "build")
+    for target in ("onnx", "pytorch"):
+        made = export(load_source(last, held_out), target, tmp_path / "build")
         assert made.manifest.source["recipe"]["quantise"]
         assert made.manifest.source["convolutions"] == 7
+    with pytest.raises(BadInput, match="was trained folded and has no branches to keep"):
+        load_source(last, held_out, folding=False)
+    jobs = jobs_of_checkpoint(last, ["pytorch", "onnxruntime"], lambda _: None)
+    assert [job.bundle and job.bundle.manifest.name for job in jobs] == [
+        "fer_mobileone_xs-pytorch-fp32",
+        "fer_mobileone_xs-onnx-fp32",
+    ]
     assert answer(last, held_out).images.shape == (140, 1, 48, 48)
 
 
