@@ -10,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint gate figures int8 corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
+.PHONY: need-data demo test lint gate figures curves int8 corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -39,8 +39,11 @@ lint: $(READY)
 gate: $(READY)
 	$(BIN)/fer-bench gate --baseline benchmarks/baseline.json --no-latency --runtime onnxruntime --runtime openvino
 
+need-data:
+	@test -n "$(DATA)" || { echo "give the data: make $(MAKECMDGOALS) DATA=path/to/fer2013.csv" >&2; exit 2; }
+
 # The figures in README.md and the model cards, made again: make figures DATA=path/to/fer2013.csv. README.md has the first table.
-figures: $(READY)
+figures: need-data $(READY)
 	$(BIN)/fer-bench --runtime all --data $(DATA) --queries 5000 --markdown build/figures.md --json build/figures.json
 	$(BIN)/python benchmarks/paste_results.py results build/figures.md docs/model-card.md
 	sed '/^Latency with confidence/,$$d' build/figures.md > build/figures-short.md
@@ -48,22 +51,27 @@ figures: $(READY)
 	$(BIN)/fer-bench --runtime all --checkpoint fer_nano --data $(DATA) --queries 5000 --markdown build/figures-nano.md
 	$(BIN)/python benchmarks/paste_results.py results build/figures-nano.md docs/model-card-nano.md
 
+# How the runs behind the nets went, from their logs (docs/training.md).
+curves: $(READY)
+	$(BIN)/fer-bench curve docs/curves/*.jsonl --markdown build/curves.md --plot docs/curves.svg
+	$(BIN)/python benchmarks/paste_results.py curves build/curves.md docs/training.md
+
 # What INT8 costs and what its cures buy (docs/precision.md).
-int8: $(READY)
+int8: need-data $(READY)
 	$(BIN)/python -m evidence.int8 --data $(DATA) --markdown build/int8.md
 	$(BIN)/python benchmarks/paste_results.py int8 build/int8.md docs/precision.md
 	$(BIN)/python -m evidence.int8 --data $(DATA) --checkpoint fer_nano --markdown build/int8-nano.md
 	$(BIN)/python benchmarks/paste_results.py int8-nano build/int8-nano.md docs/precision.md
 
 # What blur, noise, low light and bad crops do to the shipped nets (docs/corruptions.md).
-corruptions: $(READY)
+corruptions: need-data $(READY)
 	$(BIN)/fer-export --target onnx --out build/corruptions
 	$(BIN)/fer-export --target onnx --out build/corruptions --checkpoint fer_nano
 	$(BIN)/fer-bench corruptions --data $(DATA) --model build/corruptions/fer_small-onnx-fp32 --model build/corruptions/fer_nano-onnx-fp32 --markdown build/corruptions.md
 	$(BIN)/python benchmarks/paste_results.py corruptions build/corruptions.md docs/corruptions.md
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
-peers: $(READY)
+peers: need-data $(READY)
 	$(BIN)/python -m peers --data $(DATA) --json build/peers.json --markdown build/peers.md --plot docs/peers.svg
 	$(BIN)/python benchmarks/paste_results.py peers build/peers.md README.md
 
@@ -72,7 +80,7 @@ zoo: $(READY)
 	$(BIN)/fer-bench zoo --json build/zoo.json --markdown build/zoo.md --plot build/zoo.svg
 	$(BIN)/python benchmarks/paste_results.py zoo build/zoo.md docs/zoo.md
 
-# Every one of them: a step of training, ONNX and OpenVINO, parity. For the night: long, and 6 GB of memory.
+# Every one of them: a step of training, ONNX and OpenVINO, parity. Ten minutes on two cores, and 6 GB of memory.
 zoo-test: $(READY)
 	$(BIN)/python -m pytest -m zoo
 

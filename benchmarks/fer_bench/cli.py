@@ -10,6 +10,7 @@ import typer
 
 from fer_bench import options
 from fer_bench.corruptions.cli import corruptions
+from fer_bench.curve import curve
 from fer_bench.diff.cli import diff
 from fer_bench.gate.cli import gate
 from fer_bench.history.cli import app as history
@@ -169,6 +170,7 @@ app.add_typer(history, name="history")
 app.command()(diff)
 app.command()(sweep)
 app.command()(zoo)
+app.command()(curve)
 
 
 def main() -> None:

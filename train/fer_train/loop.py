@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_GROWN_ON = 1024  # faces of 48 pixels, or so many pixels, on which a larger net is made of the checkpoint's
 RESUME, LAST, BEST, LOG = "resume.pt", "last.pt", "best.pt", "log.jsonl"
 
 
@@ -70,7 +71,8 @@ def train(
 
     last.pt: the averaged weights after the last epoch, chosen by nothing.
     best.pt: those of the epoch with the best accuracy on ``validation`` (its metrics say so).
-    start: a checkpoint whose weights the run begins with, in place of random ones (fine-tuning)
+    start: a checkpoint whose weights the run begins with, in place of random ones: of the same net (fine-tuning), or of
+        a smaller one that ``fer_train.grow`` can make it of
     teachers: checkpoints whose mean opinion of each view the net is taught (``Recipe.distil``)
     settings: plain values kept with the state for whoever continues the run (``settings_of_run``)
     device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; amp: bfloat16 autocast
@@ -270,8 +272,10 @@ def _first_net(
     recipe: Recipe, start: Path | None, faces: Faces
 ) -> tuple[nn.Module, dict[str, Any] | None, tuple[float, float]]:
     """The net with the weights that it begins with; what the new checkpoint records of these, None for random ones; mean and standard deviation of grey."""
+    import torch
     from timm.utils import reparameterize_model
 
+    from fer_train.grow import can_grow, grow
     from fer_train.quantised import quantised
 
     net, origin = build_net(recipe.model, recipe.size, **_net_args(recipe)), None
@@ -280,7 +284,19 @@ def _first_net(
     if before is not None and start is not None:
         if before.folded and recipe.quantise:
             net = reparameterize_model(net)
-        before.load_into(net)
+        name = before.model["name"]
+        if can_grow(name, recipe.model) and not before.folded:
+            few = max(64, _GROWN_ON * 48**2 // recipe.size**2)
+            some = np.asarray(faces.images[:: max(1, len(faces) // few)][:few])
+            seen = torch.from_numpy(prepare(some, recipe.size, recipe.crop))
+            grow(before.build(), net, (seen.float() / 255 - grey[0]) / grey[1])
+        elif name != recipe.model:
+            raise BadInput(
+                f"{start}: its weights do not fit, they are of {name}{', folded' * before.folded}; {recipe.model} begins with a checkpoint of its own, "
+                "or with an unfolded one of a smaller net of ours with summed blocks"
+            )
+        else:
+            before.load_into(net)
         origin = {"checkpoint_sha256": sha256_of(start), "recipe": before.recipe, "epochs": before.metrics.get("epoch")}
     if not recipe.quantise:
         return net, origin, grey
