@@ -71,7 +71,8 @@ class Quantised:
     """The INT8 graph and how it came about.
 
     net: that it was made of, evened out, in float; images: that calibrated it, uint8 ``[N, 1, S, S]``, for a target with
-    a quantiser of its own; record: for the manifest's ``calibration``; layers: worst first
+    a quantiser of its own; record: for the manifest's ``calibration``; layers: worst first; kept: names of the graph's nodes
+    that are in float for the budget's sake
     """
 
     model: onnx.ModelProto
@@ -80,13 +81,14 @@ class Quantised:
     held_out: HeldOut
     record: dict[str, Any]
     layers: tuple[Noise, ...]
+    kept: tuple[str, ...] = ()
 
     def record_of(self, quantiser: str) -> dict[str, Any]:
-        """``record``, or that of a target whose own quantiser rounds every layer, by the largest and least values seen."""
+        """``record``, or that of a target whose own quantiser rounds all but ``kept``, by the largest and least values seen."""
         if quantiser == QUANTISER:
             return self.record
-        every = {"quantiser": f"{quantiser} {_version(quantiser)}", "method": "minmax", "keep_float": [], "layers": []}
-        return self.record | every | {"quantised": self.record["of"]}
+        own = {"quantiser": f"{quantiser} {_version(quantiser)}", "method": "minmax", "layers": []}
+        return self.record | own | {"keep_float": list(self.kept), "quantised": self.record["of"] - len(self.kept)}
 
 
 def quantise_source(
@@ -104,7 +106,15 @@ def quantise_source(
     Raises CheckFailed where the float graph is wrong, or where the budget cannot be held with half of the layers in float.
     """
     from fer_export.noise import measure, readiness
-    from fer_export.quantise import METHODS, answers, check_installed, float_nodes, heavy_nodes, quantise
+    from fer_export.quantise import (
+        METHODS,
+        answers,
+        check_installed,
+        float_nodes,
+        heavy_nodes,
+        quantise_once,
+        times_as_long,
+    )
     from fer_export.targets import FP32
     from fer_export.targets.to_onnx import graph
     from fer_export.targets.to_tensorrt import normalisation
@@ -132,9 +142,10 @@ def quantise_source(
     layers: list[Noise] = []
     kept: list[str] = []
     while True:
-        quantised = quantise(model, to_calibrate, method, outside | set(kept))
+        quantised = quantise_once(model, to_calibrate, method, outside | set(kept))
         found = held_out.judge(answers(quantised, images))
         if not layers:
+            whole = quantised
             layers = measure(model, quantised, images[:NOISE_IMAGES], held_out.truth[:NOISE_IMAGES])
         if found["drop"] <= max_drop:
             break
@@ -149,6 +160,9 @@ def quantise_source(
             f"int8: {found['drop'] * 100:.2f} points lost, {max_drop * 100:.2f} allowed; in float: {_named(layers, kept)}"
         )
     left = float_nodes(quantised)
+    longer = times_as_long(quantised, whole, images) if kept else None
+    if longer is not None:
+        say(f"int8: that takes {longer:.2f} times as long as all layers in int8 (ONNX Runtime here, one thread)")
     say(
         f"int8: {len(heavy_nodes(model)) - len(left)} of {len(heavy_nodes(model))} convolutions and products quantised, "
         f"{found['int8']:.2%} on {found['images']} held-out faces, float32 {found['fp32']:.2%}, agreement {found['agreement']:.2%}; "
@@ -162,10 +176,11 @@ def quantise_source(
         "quantised": len(heavy_nodes(model)) - len(left),
         "of": len(heavy_nodes(model)),
         "keep_float": left,
+        "keep_float_times_as_long": longer,
         "layers": [row.to_dict() for row in layers],
     }
     record["held_out"] = calibration.record["held_out"] | found
-    return Quantised(quantised, net, to_calibrate, held_out, record, tuple(layers))
+    return Quantised(quantised, net, to_calibrate, held_out, record, tuple(layers), tuple(kept))
 
 
 def calibrating_images(calibration: Calibration, size: int, crop: float) -> NDArray[np.uint8]:

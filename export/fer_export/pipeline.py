@@ -142,6 +142,8 @@ def export(
     engine that is built here and then fails leaves the bundle, which passed, without it.
     """
     from fer_export.overflow import FLOAT16_LARGEST, check_float16
+    from fer_export.rounding import round_weights
+    from fer_export.weights8 import SMALLEST
     from fer_runtimes.parity import check_session
     from fer_train.equalise import equalise
 
@@ -188,7 +190,8 @@ def export(
     )
     largest = check_float16(source.net, source.reference.images) if precision == "fp16" else None
     if precision == "int8-weights":
-        source = replace(source, net=equalise(source.net, source.reference.images)[0])
+        even = equalise(source.net, source.reference.images)[0]
+        source = replace(source, net=round_weights(even, source.reference.images, SMALLEST, source.size.macs))
     with writing_bundle(out / manifest.name) as folder:
         _named(row.converter)(source, precision, folder, **chosen)
         source.reference.save(folder)

@@ -31,7 +31,7 @@ def test_a_shipped_checkpoint_says_how_it_was_made(path: Path) -> None:
 
 
 def test_the_shipped_checkpoint_scores_what_it_says_and_every_runtime_agrees(
-    fer2013: Path, tmp_path: Path, command: Command
+    fer2013: Path, tmp_path: Path, in_process: Command
 ) -> None:
     """The whole split where that is quick; the other runtimes answer every 36th face of it."""
     out = tmp_path / "out.json"
@@ -39,7 +39,7 @@ def test_the_shipped_checkpoint_scores_what_it_says_and_every_runtime_agrees(
     def measured(data: Path, *runtimes: str) -> list[dict[str, Any]]:
         named = [part for name in runtimes for part in ("--runtime", name)]
         brief = ("--queries", 12, "--seconds", 0, "--json", out)
-        done = command("fer-bench", *named, "--data", data, "--split", "PublicTest", *brief)
+        done = in_process("fer-bench", *named, "--data", data, "--split", "PublicTest", *brief)
         assert done.returncode == 0, done.stderr
         rows: list[dict[str, Any]] = json.loads(out.read_text())["results"]
         return rows
@@ -56,17 +56,24 @@ def test_the_shipped_checkpoint_scores_what_it_says_and_every_runtime_agrees(
         assert row["agreement"] >= 0.999
 
 
+def test_the_shipped_checkpoint_keeps_its_answers_with_weights_in_int8(tmp_path: Path, in_process: Command) -> None:
+    """Its folded identities give a row one weight that dwarfs the others: rounded to nearest they fail their bound."""
+    done = in_process("fer-export", "--target", "onnx", "--precision", "int8-weights", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "fer_small-onnx-int8-weights" / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize("name", [path.stem for path in EVERY if path != SHIPPED])
-def test_the_others_score_what_they_say_too(name: str, fer2013: Path, tmp_path: Path, command: Command) -> None:
+def test_the_others_score_what_they_say_too(name: str, fer2013: Path, tmp_path: Path, in_process: Command) -> None:
     asked = ("--runtime", "onnxruntime", "--checkpoint", name, "--data", fer2013, "--json", tmp_path / "out.json")
-    done = command("fer-bench", *asked, "--queries", 12, "--seconds", 0, cwd=tmp_path)
+    done = in_process("fer-bench", *asked, "--queries", 12, "--seconds", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "out.json").read_text())["results"]
     assert abs(row["accuracy"] - load_checkpoint(CHECKPOINTS / f"{name}.pt").metrics["accuracy"]) <= 0.001
 
 
-def test_the_shipped_checkpoint_runs_with_no_option_but_the_runtime(tmp_path: Path, command: Command) -> None:
+def test_the_shipped_checkpoint_runs_with_no_option_but_the_runtime(tmp_path: Path, in_process: Command) -> None:
     """Last, since it exports what the test above has left in the cache."""
-    done = command("fer-bench", "--runtime", "onnxruntime", "--queries", 32, "--seconds", 0, cwd=tmp_path)
+    done = in_process("fer-bench", "--runtime", "onnxruntime", "--queries", 32, "--seconds", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,9 @@ from fer_export.calibration import Calibration, choose
 from fer_export.int8 import quantise_source
 from fer_export.noise import isolate, measure, readiness
 from fer_export.pipeline import Source, export
-from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, signed
+from fer_export.quantise import METHODS, answers, float_nodes, heavy_nodes, quantise, quantise_once, signed
 from fer_export.reference import make_reference
-from fer_export.targets import INT8
+from fer_export.targets import INT8, to_coreml
 from fer_export.targets.to_onnx import graph
 from fer_export.targets.to_tensorrt import check_graph, normalisation
 from fer_runtimes.bundle import Bundle
@@ -29,6 +29,8 @@ from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
 from fer_runtimes.mil.program import read_program
 from fer_runtimes.session import open_session
+from fer_train.deploy import Deployable
+from fer_train.nets import build_net
 
 
 def uneven(count: int, seed: int = 7) -> Faces:
@@ -114,6 +116,7 @@ def test_int8_files_are_smaller_and_say_what_they_were_calibrated_on(bundles: di
         assert record["method"] == ("minmax" if apart else "mse")
         assert record["quantiser"].startswith("coremltools " if apart else "nncf ")
         assert (record["quantised"], record["of"], record["keep_float"]) == (8, 8, [])
+        assert record["keep_float_times_as_long"] is None
         assert accuracy["images"] == record["held_out"]["images"] == 175
         assert accuracy["drop"] == pytest.approx(accuracy["fp32"] - accuracy["int8"])
         assert accuracy["drop"] <= accuracy["max_drop"] == 0.02
@@ -213,12 +216,53 @@ def test_int8_without_a_quantised_graph_is_refused(source: Source, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_core_ml_leaves_the_same_layers_in_float(int8_source: Source, tmp_path: Path) -> None:
+    before = int8_source.quantised
+    assert before is not None
+    model = graph(dataclasses.replace(int8_source, net=before.net))
+    kept = heavy_nodes(model)[2], heavy_nodes(model)[-1]
+    made = quantise(model, before.images[:30], "minmax", [node.name for node in normalisation(model)] + [*kept])
+    asked = dataclasses.replace(int8_source, quantised=dataclasses.replace(before, model=made, kept=kept))
+    bundle = export(asked, "coreml", tmp_path, "int8")
+    program = read_program(bundle.path / "model.mlpackage")
+    kinds = {op.outputs[0].name: op.kind for op in program.ops}
+    layers = [op for op in program.ops if op.kind in ("conv", "linear")]
+    rounded = [kinds.get(op.inputs["x"][0]) == "dequantize" for op in layers]
+    assert rounded == [True, True, False, True, True, True, True, False]
+    weights = [op.inputs["weight"][0] in program.constants for op in layers]  # others' come from an op that scales them
+    assert weights == [not row for row in rounded]
+    assert bundle.manifest.calibration is not None
+    assert bundle.manifest.calibration["keep_float"] == [*kept]
+    assert bundle.manifest.calibration["quantised"] == 6
+
+
+def test_a_layer_is_known_by_its_weights_where_branches_change_the_order(int8_source: Source, tmp_path: Path) -> None:
+    net = build_net("resnet10t", 48)
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)  # timm begins the last of each block with 0
+    branching = dataclasses.replace(int8_source, net=Deployable(net, 0.5, 0.25).eval())
+    to_coreml._save(branching, "fp16", tmp_path, "iOS17")
+    program, model = read_program(tmp_path / "model.mlpackage"), graph(branching)
+    order = [op.outputs[0].name for op in program.ops if op.kind in ("conv", "linear")]
+    assert branching.quantised is not None
+    found = [
+        to_coreml._left_in_float(program, dataclasses.replace(branching.quantised, model=model, kept=(node,)))
+        for node in heavy_nodes(model)
+    ]
+    assert sorted(name for (name,) in found) == sorted(order)
+    assert [name for (name,) in found] != order  # by position it would be another
+
+
 def drowned(source: Source) -> Source:
     """The same classes in float32: every weight of the head a constant larger, so that all logits grow alike. No channel is wider than another."""
     offset = copy.deepcopy(source)
     head = [module for module in offset.net.modules() if isinstance(module, nn.Linear)][-1]
     head.weight.data += 100 * head.weight.data.abs().max()
-    return dataclasses.replace(offset, reference=make_reference(offset.net, drawn_faces(160, seed=0), 48, 1.0))
+    made = make_reference(offset.net, drawn_faces(160, seed=0), 48, 1.0)
+    # of sums so large the order decides the error: float32's own is here that of the engine that is judged
+    own = answers(graph(dataclasses.replace(offset, reference=made)), made.images)
+    return dataclasses.replace(offset, reference=dataclasses.replace(made, logits_fp32=own))
 
 
 def test_the_layer_that_int8_cannot_hold_is_left_in_float_and_named(source: Source, calibration: Calibration) -> None:
@@ -231,6 +275,8 @@ def test_the_layer_that_int8_cannot_hold_is_left_in_float_and_named(source: Sour
     assert made.layers[1].logits_db is not None
     assert made.layers[0].logits_db < made.layers[1].logits_db - 10
     assert any("points lost, 5.00 allowed; in float: " in line for line in said)
+    assert 0.5 < made.record["keep_float_times_as_long"] < 5  # one product of 896 weights
+    assert any("times as long as all layers in int8" in line for line in said)
     assert made.record["held_out"]["drop"] <= 0.05
 
 
@@ -305,6 +351,35 @@ def test_every_method_gives_other_ranges_and_those_that_do_not_clip_keep_the_ans
         found = softmax(answers(made, images[105:]))
         lost[method] = float((truth * (np.log(truth) - np.log(found))).sum(1).mean())
     assert max(lost["minmax"], lost["mse"]) < INT8.mean_kl, lost
+
+
+def test_the_same_net_and_images_are_calibrated_once(
+    source: Source, faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FER_CACHE", str(tmp_path))
+    model, images = graph(source), prepare(np.asarray(faces.images[:20]), 48)
+    outside = [node.name for node in normalisation(model)]
+
+    def made(method: str, count: int = 20) -> bytes:
+        graph: onnx.ModelProto = quantise_once(model, images[:count], method, outside)
+        return graph.SerializeToString(deterministic=True)
+
+    def kept() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "int8").iterdir()}
+
+    first = made("minmax")
+    (name,) = before = kept()
+    assert (made("minmax"), kept()) == (first, before)
+    assert made("minmax", 10) != first
+    assert len(kept()) == 2
+    file = tmp_path / "int8" / name
+    content = bytearray(whole := file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert made("minmax") == first
+    assert file.read_bytes() == whole
+    monkeypatch.setenv("FER_CACHE", "/proc/nowhere")  # where nothing can be written
+    assert made("minmax") == first
 
 
 def test_a_method_that_is_not_there_is_refused_with_those_that_are(source: Source, calibration: Calibration) -> None:

@@ -16,6 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_export.pipeline import Source, export
+from fer_export.rounding import round_weights
 from fer_export.weights8 import SMALLEST, quantise, store_weights_in_int8
 from fer_runtimes.bundle import Bundle, read_bundle, read_reference, write_manifest
 from fer_runtimes.errors import BadInput, CheckFailed
@@ -119,15 +120,16 @@ def test_a_file_holds_the_net_s_large_weights_in_int8_and_is_a_third_at_most(
     small, large = bundles[f"{target} int8-weights"], bundles[f"{target} fp32"]
     assert small.model_bytes <= 0.3 * large.model_bytes
     even, _ = equalise(source.net, source.reference.images)
-    weights = [p.detach().numpy() for p in even.parameters() if p.ndim > 1 and p.numel() >= SMALLEST]
+    rounded = round_weights(even, source.reference.images, SMALLEST, source.size.macs)
+    weights = [p.detach().numpy() for p in rounded.parameters() if p.ndim > 1 and p.numel() >= SMALLEST]
     kept = {one.shape: one for one in stored(small)}
     assert set(kept) == {one.shape for one in weights}  # all of different shapes in this net
     assert len(kept) == 6
     for weight in weights:
         values, _ = quantise(weight, 0)
         off = np.abs(kept[weight.shape].astype(int) - values)
-        assert off.max() <= 1  # coremltools rounds to float16 first: a value on the edge may go the other way
-        assert (off > 0).mean() < (0.03 if target == "coreml" else 1e-9)
+        assert off.max() <= 1  # coremltools rounds to float16 first, and sums in another order: few go the other way
+        assert (off > 0).mean() < 0.02
 
 
 @pytest.mark.parametrize("target", TARGETS)

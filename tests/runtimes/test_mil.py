@@ -396,11 +396,11 @@ def offset(block: Any) -> None:
 
 @pytest.mark.parametrize("change", [scale, offset])
 def test_an_altered_normalisation_fails_parity_though_the_hashes_match(
-    package: Path, command: Callable[..., Any], change: Callable[[Any], None]
+    package: Path, in_process: Callable[..., Any], change: Callable[[Any], None]
 ) -> None:
     edit(package, change)
     rehash(package)
-    done = command("fer-bench", "--runtime", "coreml-reference", "--model", package, "--queries", 12, "--seconds", 0)
+    done = in_process("fer-bench", "--runtime", "coreml-reference", "--model", package, "--queries", 12, "--seconds", 0)
     assert done.returncode == 1
     assert "departs from the reference" in done.stderr
 

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from fer_export.pipeline import Source
 from fer_export.weights8 import SMALLEST
+from fer_runtimes.errors import CheckFailed
 from fer_runtimes.labels import LABELS
 from fer_runtimes.mil.execute import Executor
-from fer_runtimes.mil.program import quiet_coremltools, read_program
+from fer_runtimes.mil.program import Program, quiet_coremltools, read_program
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+    from fer_export.int8 import Quantised
 
 # What the program computes in. int8-weights: what is stored in int8 becomes float16, as all else is. int8: what stands
 # between a dequantize and the next quantize is declared so; an engine with int8 products computes these as a whole.
@@ -30,6 +33,7 @@ _COMPUTE = {"fp32": "FLOAT32", "fp16": "FLOAT16", "int8-weights": "FLOAT16", "in
 _QUANTISE_WEIGHTS = "compression::linear_quantize_weights"
 _QUANTISE_ACTIVATIONS = "compression::insert_prefix_quantize_dequantize_pair"
 _LAYERS = ("conv", "linear", "matmul")
+_FLOAT16_STEP = 2.0**-10
 _RANGE_IMAGES = 128  # that ranges are taken from: one by one on numpy, so not all of the calibration's
 # Nodes that torch.export leaves and coremltools does not know; each only hands its input on.
 _PASSED_THROUGH = ("aten.alias.default", "aten.lift_fresh_copy.default")
@@ -42,20 +46,56 @@ def convert(source: Source, precision: str, folder: Path, deployment_target: str
     quantiser. That one finds ranges by predicting, which macOS alone does; here the reference executor finds them.
     """
     if precision != "int8":
-        _save(source, precision, folder, deployment_target, {})
+        _save(source, precision, folder, deployment_target)
         return
     quantised = source.quantised
     assert quantised is not None  # the pipeline asks for it
     source = replace(source, net=quantised.net)
     with tempfile.TemporaryDirectory() as aside:
-        _save(source, "fp16", Path(aside), deployment_target, {})
-        ranges = _ranges(Path(aside) / "model.mlpackage", quantised.images[:_RANGE_IMAGES])
-    _save(source, precision, folder, deployment_target, ranges)
+        _save(source, "fp16", Path(aside), deployment_target)
+        program = read_program(Path(aside) / "model.mlpackage")
+    ranges = _ranges(program, quantised.images[:_RANGE_IMAGES])
+    _save(source, precision, folder, deployment_target, ranges, _left_in_float(program, quantised))
 
 
-def _ranges(package: Path, images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+def _left_in_float(program: Program, quantised: Quantised) -> list[str]:
+    """Names, in a float16 program, of the layers that the other targets' graph has in float for the budget's sake.
+
+    A layer is known by its weights, since the graph's nodes were sorted anew. A product of two activations has none;
+    coremltools rounds the inputs of none such.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in quantised.model.graph.initializer}
+    weights = {
+        op.outputs[0].name: np.asarray(program.constants[op.inputs["weight"][0]], np.float32)
+        for op in program.ops
+        if op.kind in ("conv", "linear") and op.inputs["weight"][0] in program.constants
+    }
+    names = []
+    for node in quantised.model.graph.node:
+        if node.name not in quantised.kept or node.input[1] not in constants:
+            continue
+        weight = numpy_helper.to_array(constants[node.input[1]])
+        if node.op_type == "MatMul":
+            weight = weight.T
+        step = float(np.abs(weight).max()) * _FLOAT16_STEP
+        same = [
+            name
+            for name, one in weights.items()
+            if one.shape == weight.shape and float(np.abs(one - weight).max()) <= step
+        ]
+        if len(same) != 1:
+            raise CheckFailed(
+                f"coreml int8: {node.name} is to stay in float, and {len(same)} layers of the program have its weights; "
+                "allow more with --max-drop, or export at --precision fp16"
+            )
+        names += same
+    return names
+
+
+def _ranges(program: Program, images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
     """Least and largest value of every tensor of a float program, by name, as coremltools' quantiser wants them."""
-    program = read_program(package)
     run = Executor(program)
     found: dict[str, dict[str, float]] = {}
     for image in images:
@@ -67,7 +107,12 @@ def _ranges(package: Path, images: NDArray[np.uint8]) -> dict[str, dict[str, flo
 
 
 def _save(
-    source: Source, precision: str, folder: Path, deployment_target: str, ranges: dict[str, dict[str, float]]
+    source: Source,
+    precision: str,
+    folder: Path,
+    deployment_target: str,
+    ranges: dict[str, dict[str, float]] | None = None,
+    in_float: Sequence[str] = (),
 ) -> None:
     """Converts in two steps, since coremltools 9.0 cannot name the outputs of a ``torch.export`` program and make it a classifier in one."""
     with quiet_coremltools(), _quiet():
@@ -92,7 +137,7 @@ def _save(
             program,
             classifier_config=ct.ClassifierConfig(list(LABELS), predicted_probabilities_output="probabilities"),
             skip_model_load=True,
-            pass_pipeline=_passes(precision, ranges),
+            pass_pipeline=_passes(precision, ranges or {}, in_float),
             **common,
         )
         _describe(model, source)
@@ -101,7 +146,7 @@ def _save(
     (folder / "model.mlpackage" / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
 
 
-def _passes(precision: str, ranges: dict[str, dict[str, float]]) -> Any:
+def _passes(precision: str, ranges: dict[str, dict[str, float]], in_float: Sequence[str]) -> Any:
     """coremltools' own passes, and for int8 its quantisers as the last: symmetric, weights per output channel.
 
     The quantisers' usual doors, ``linear_quantize_weights`` and ``..._activations`` on a finished model, read the model
@@ -112,7 +157,9 @@ def _passes(precision: str, ranges: dict[str, dict[str, float]]) -> Any:
 
     def config(smallest: int) -> Any:
         row = optimise.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=smallest)
-        return optimise.OptimizationConfig(op_type_configs=dict.fromkeys(_LAYERS, row))
+        return optimise.OptimizationConfig(
+            op_type_configs=dict.fromkeys(_LAYERS, row), op_name_configs=dict.fromkeys(in_float)
+        )
 
     passes = ct.PassPipeline.DEFAULT
     if precision == "int8":
