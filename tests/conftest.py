@@ -232,10 +232,12 @@ def command() -> Command:
 def in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs a command's own main here, where what it imports is there already: torch alone takes longer than most commands do."""
 
-    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         (entry,) = entry_points(group="console_scripts", name=name)
         words = [name, *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", words)
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             entry.load()()

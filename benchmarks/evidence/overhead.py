@@ -192,7 +192,12 @@ def overhead(
             interval = f"{low - 1:+.1%} to {high - 1:+.1%}"
             rows.append([pair.runtime, pair.tool, pair.figure, *medians, f"{ratio.value - 1:+.1%}", interval, told])
     headings = ["engine", "its own tool", "figure", "its us", "fer-bench us", "overhead", "95 %", "verdict"]
-    words = [f"{cores} threads", f"{PROCESSES} processes of {rounds} rounds in turns, {queries} queries each"]
+    nets = {job.bundle.manifest.source["model"] for job in jobs if job.bundle}
+    words = [
+        *sorted(nets),
+        f"{cores} threads",
+        f"{PROCESSES} processes of {rounds} rounds in turns, {queries} queries each",
+    ]
     show(headings, rows, words, markdown_out)
     if over:
         raise CheckFailed(f"the harness adds over 3 % to {', '.join(over)}")

@@ -109,7 +109,8 @@ def repeatability(
     shares = {name: results["environment"]["busy_share"] for name, results in found.items()}
     others = [f"others took {share:.1%} of the processors in run “{name}”" for name, share in shares.items() if share]
     to = next(row["ratio"]["to"] for row in found["first"]["results"] if row["ratio"])
-    words = [f"speed-ups over {to}", f"at least {queries} queries a runtime and run", *others]
+    nets = dict.fromkeys(row["bundle"].split("-")[0] for row in found["first"]["results"] if row["bundle"])
+    words = [*nets, f"speed-ups over {to}", f"at least {queries} queries a runtime and run", *others]
     show(["run", "runtime", "speed-up", "departs", "verdict"], rows, words, markdown_out)
     if failed:
         raise CheckFailed(f"speed-ups that depart without a word: {'; '.join(failed)}")

@@ -12,4 +12,4 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def line(cells: Sequence[str]) -> str:
     """One row."""
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

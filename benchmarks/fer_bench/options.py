@@ -34,4 +34,5 @@ RequireSignature = Annotated[
     bool, typer.Option("--require-signature", help="Run only bundles signed by a trusted key (docs/bundle.md).")
 ]
 HtmlOut = Annotated[Optional[Path], typer.Option("--html", help="Write a page to read, in one file.")]
+PlotOut = Annotated[Optional[Path], typer.Option("--plot", help="Draw it, as .png or .svg.")]
 PlotsOut = Annotated[Optional[Path], typer.Option("--plots", help="Write each plot as PNG and SVG into this folder.")]

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from fer_runtimes import board
+
 _TASKS = Path("/proc/self/task")
 
 
@@ -33,22 +35,12 @@ def allowed() -> list[int] | None:
 def best_first(cores: list[int], root: Path = Path("/sys/devices/system/cpu")) -> list[int]:
     """Fast cores before slow ones (big before LITTLE), of each physical core one thread before its second; then by number."""
 
-    def order(core: int) -> tuple[bool, int, int]:
+    def order(core: int) -> tuple[bool, float, int]:
         folder = root / f"cpu{core}"
-        speed = _number(folder / "cpu_capacity") or _number(folder / "cpufreq" / "cpuinfo_max_freq") or 0
-        siblings = _text(folder / "topology" / "thread_siblings_list")
-        return bool(siblings) and int(re.split("[,-]", siblings)[0]) != core, -speed, core
+        speed = (
+            board.number_of(folder / "cpu_capacity") or board.number_of(folder / "cpufreq" / "cpuinfo_max_freq") or 0
+        )
+        siblings = board.text_of(folder / "topology" / "thread_siblings_list")
+        return siblings is not None and int(re.split("[,-]", siblings)[0]) != core, -speed, core
 
     return sorted(cores, key=order)
-
-
-def _number(file: Path) -> int | None:
-    text = _text(file)
-    return int(text) if text.isdigit() else None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""

@@ -245,6 +245,8 @@ def markdown(results: dict[str, Any]) -> str:
     """A Markdown page: the table, what is known of latencies, recall per class where there is data, and what could not run."""
     headings, rows = cells(results)
     lines = [*markdown_table(headings, rows), "", caption(results) + "."]
+    if notes := [f"- {_who(row)}: {note}" for row in results["results"] for note in row.get("notes") or ()]:
+        lines += ["", *notes]
     headings, rows = further_cells(results)
     if rows:
         lines += ["", "Latency with confidence, start and memory:", "", *markdown_table(headings, rows)]

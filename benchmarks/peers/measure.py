@@ -112,7 +112,7 @@ def _score(
         jobs = {
             peer.name: [pool.submit(answer, peer, i) for i in range(len(slices))]
             for peer in peers
-            if peer.name in launches and peer.published is None
+            if peer.name in launches and not peer.random_weights
         }
         for peer in peers:
             if peer.name not in jobs:
@@ -270,7 +270,6 @@ def _empty(peer: Peer) -> dict[str, Any]:
         "missing_classes": missing_classes(peer.classes),
         "dropped_classes": [name for name in peer.classes if name not in LABELS],
         "accuracy": None,
-        "accuracy_published": peer.published,
         "accuracy_unseen": None,
         "calibration_error": None,
         "robustness": None,

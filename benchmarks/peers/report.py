@@ -19,23 +19,17 @@ def _change(name: str) -> Callable[[Row], str]:
     return lambda row: f"{(row['robustness'][name] - row['robustness']['as it is']) * 100:+.1f}"
 
 
-def _accuracy(row: Row) -> str:
-    if row["accuracy_published"] is not None:
-        return f"{row['accuracy_published']:.0%} (published)"
-    return f"{row['accuracy']:.2%}"
-
-
 # heading: how a row's cell is written; a cell whose value is missing becomes "-"
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "peer": lambda row: str(row["peer"]),
     "runs on": lambda row: str(row["runs_on"]),
-    "accuracy": _accuracy,
+    "accuracy": lambda row: f"{row['accuracy']:.2%}",
     "unseen": lambda row: f"{row['accuracy_unseen']:.2%}",
     "calibration error": lambda row: f"{row['calibration_error']:.3f}",
     **{name: _change(name) for name in VIEWS},
     "p50 ms": lambda row: f"{row['latency_ms']['p50']:.3f}",
     "p99 ms": lambda row: f"{row['latency_ms']['p99']:.3f}",
-    "times ours": lambda row: f"{row['times_ours']:.1f}x",
+    "time / ours": lambda row: f"{row['times_ours']:.1f}x",
     "memory MB": lambda row: f"{row['memory_bytes'] / 1e6:.0f}",
     "model MB": lambda row: f"{row['model_bytes'] / 1e6:.2f}",
     "parameters": lambda row: f"{row['parameters'] / 1e6:.2f} M",

@@ -48,7 +48,7 @@ def describe(root: Path = _ROOT) -> dict[str, Any]:
         "jetpack": jetpack_version(root),
         "l4t": l4t_version(root),
         "power_mode": _power_mode(root),
-        "governor": " ".join(sorted({text for path in _policies(root) if (text := _text(path / "scaling_governor"))}))
+        "governor": " ".join(sorted({text for path in _policies(root) if (text := text_of(path / "scaling_governor"))}))
         or None,
         "clocks_limits_mhz": _clocks(root, "min_freq", "max_freq"),
     }
@@ -79,7 +79,7 @@ def snapshot(root: Path = _ROOT, since: dict[str, Any] | None = None) -> dict[st
 
 def l4t_version(root: Path = _ROOT) -> str | None:
     """Release of Jetson Linux as three numbers, e.g. ``36.4.3``; None on anything but a Jetson."""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release") or "")
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text_of(root / "etc/nv_tegra_release") or "")
     return ".".join([found[1], *found[2].strip(".").split("."), "0"][:3]) if found else None
 
 
@@ -90,10 +90,10 @@ def jetpack_version(root: Path = _ROOT) -> str | None:
 
 
 def _model(root: Path) -> str | None:
-    if board := _text(root / "proc/device-tree/model"):
+    if board := text_of(root / "proc/device-tree/model"):
         return board
     dmi = root / "sys/class/dmi/id"
-    return " ".join(filter(None, (_text(dmi / "sys_vendor"), _text(dmi / "product_name")))) or None
+    return " ".join(filter(None, (text_of(dmi / "sys_vendor"), text_of(dmi / "product_name")))) or None
 
 
 def _power_mode(root: Path) -> str | None:
@@ -112,7 +112,7 @@ def _clocks(root: Path, *names: str) -> dict[str, list[float]] | None:
     places += [(path, "", 1e6) for path in sorted((root / "sys/class/devfreq").glob("*"))]
     found = {}
     for path, prefix, unit in places:
-        values = [_number(path / f"{prefix}{name}") for name in names]
+        values = [number_of(path / f"{prefix}{name}") for name in names]
         if None not in values:
             found[path.name] = [round(value / unit, 1) for value in values if value is not None]
     return found or None
@@ -121,7 +121,7 @@ def _clocks(root: Path, *names: str) -> dict[str, list[float]] | None:
 def _temperatures(root: Path) -> dict[str, float] | None:
     found: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*"), key=_in_order):
-        celsius = _number(zone / "temp")  # a zone whose block is switched off (cv0 on Orin) cannot be read
+        celsius = number_of(zone / "temp")  # a zone whose block is switched off (cv0 on Orin) cannot be read
         if celsius is not None:
             found[_name(zone / "type", found, zone.name)] = round(celsius / 1e3, 1)
     return found or None
@@ -132,16 +132,16 @@ def _throttling(root: Path) -> tuple[list[str] | None, dict[str, int]]:
     active: list[str] | None = None
     events: dict[str, int] = {}
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*"), key=_in_order):
-        kind, state = _text(device / "type") or "", _number(device / "cur_state")
+        kind, state = text_of(device / "type") or "", number_of(device / "cur_state")
         if kind.endswith("-alert") and state is not None:  # Jetson; fans and frequency steps are no alarm
             active = (active or []) + [kind] * (state > 0)
     for folder in _hwmon(root):
         for file in sorted(folder.glob("oc*_event_cnt")):  # Jetson Orin and later: over-current and under-voltage
-            if (count := _number(file)) is not None:
+            if (count := number_of(file)) is not None:
                 events[file.name.split("_")[0]] = int(count)
     for kind in ("core", "package"):  # Intel
         files = (root / "sys/devices/system/cpu").glob(f"cpu*/thermal_throttle/{kind}_throttle_count")
-        counts = [count for file in files if (count := _number(file)) is not None]
+        counts = [count for file in files if (count := number_of(file)) is not None]
         if counts:
             events[f"{kind} thermal"] = int(sum(counts))
     bits = _pi_bits(root)
@@ -153,7 +153,7 @@ def _throttling(root: Path) -> tuple[list[str] | None, dict[str, int]]:
 
 def _pi_bits(root: Path) -> int | None:
     file = next(iter(sorted((root / "sys/devices/platform").glob("soc*/*firmware*/get_throttled"))), None)
-    text = _text(file) if file else _output(root / "usr/bin/vcgencmd", "get_throttled")
+    text = text_of(file) if file else _output(root / "usr/bin/vcgencmd", "get_throttled")
     try:
         return int((text or "").rpartition("=")[2], 16)
     except ValueError:
@@ -164,17 +164,17 @@ def power_w(root: Path = _ROOT) -> dict[str, float] | None:
     """Power by rail from the monitors that the kernel drives: INA3221 gives voltage and current, INA238 power."""
     found: dict[str, float] = {}
     for folder in _hwmon(root):
-        if not (_text(folder / "name") or "").startswith("ina"):  # a battery or a graphics card is no board
+        if not (text_of(folder / "name") or "").startswith("ina"):  # a battery or a graphics card is no board
             continue
         for file in sorted(folder.glob("power*_input")):
-            if (microwatts := _number(file)) is not None:
+            if (microwatts := number_of(file)) is not None:
                 label = folder / file.name.replace("_input", "_label")
-                found[_name(label, found, _text(folder / "name") or folder.name)] = round(microwatts / 1e6, 3)
-        if not (_text(folder / "name") or "").startswith("ina3221"):
+                found[_name(label, found, text_of(folder / "name") or folder.name)] = round(microwatts / 1e6, 3)
+        if not (text_of(folder / "name") or "").startswith("ina3221"):
             continue
         for file in sorted(folder.glob("in*_label")):
-            label_text, number = _text(file) or "", file.name[2:-6]
-            volts, amperes = _number(folder / f"in{number}_input"), _number(folder / f"curr{number}_input")
+            label_text, number = text_of(file) or "", file.name[2:-6]
+            volts, amperes = number_of(folder / f"in{number}_input"), number_of(folder / f"curr{number}_input")
             # "NC" is a channel that is not connected, the seventh sums shunt voltages: neither is a rail
             if volts is not None and amperes is not None and label_text != "NC" and "shunt" not in label_text:
                 found[_name(file, found, file.name)] = round(volts * amperes / 1e6, 3)
@@ -197,7 +197,7 @@ def energy_j(root: Path = _ROOT) -> dict[str, float] | None:
     """RAPL's counters of Intel and AMD; most systems let only root read them."""
     found: dict[str, float] = {}
     for domain in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
-        if (microjoules := _number(domain / "energy_uj")) is not None:
+        if (microjoules := number_of(domain / "energy_uj")) is not None:
             found[_name(domain / "name", found, domain.name)] = round(microjoules / 1e6, 3)
     return found or None
 
@@ -213,11 +213,11 @@ def _in_order(path: Path) -> tuple[int, str]:
 
 def _name(file: Path, taken: dict[str, float], otherwise: str) -> str:
     """What a sensor calls itself; a second one of the same name is numbered."""
-    name = _text(file) or otherwise
+    name = text_of(file) or otherwise
     return name if name not in taken else f"{name} {sum(key.startswith(name) for key in taken) + 1}"
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
     """A small file's text, or None if it is absent, unreadable or empty. The device tree's strings end with NUL."""
     try:
         return path.read_bytes().decode("utf-8", "replace").replace("\0", "").strip() or None
@@ -225,9 +225,10 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _number(path: Path) -> float | None:
+def number_of(path: Path) -> float | None:
+    """A small file's number, or None if it holds none."""
     try:
-        return float(_text(path) or "")
+        return float(text_of(path) or "")
     except ValueError:
         return None
 

@@ -287,6 +287,18 @@ def test_a_runtime_that_has_gone_or_died_fails_the_gate(clean: Build) -> None:
     assert len(failures(gone)) == len(gone)
 
 
+def test_a_net_that_computes_more_fails_by_its_work(clean: Build) -> None:
+    def judged(macs: int | None) -> Check:
+        rows = tuple(replace(row, macs=macs) for row in clean.baseline.rows)
+        return clean.judge(clean.rows["onnx fp32"], baseline=replace(clean.baseline, rows=rows))["work"]
+
+    macs, kept = clean.bundles["onnx fp32"].manifest.source["macs"], clean.baseline.row(clean.rows["onnx fp32"].key)
+    assert kept is not None
+    assert kept.macs == macs
+    assert [judged(int(macs / times)).verdict for times in (0.5, 1, 1.24, 1.26)] == ["passed"] * 3 + [FAILED]
+    assert judged(None).verdict == SKIPPED
+
+
 # --- latency ---------------------------------------------------------------------------------
 
 
@@ -519,7 +531,7 @@ def test_the_command_makes_a_baseline_passes_on_it_and_fails_on_a_fault(
     wanted = [option for pair in zip(("--junit", "--markdown", "--json"), outs, strict=True) for option in pair]
     passed = command(*gate, "--model", onnx.path, *wanted)
     assert passed.returncode == 0, passed.stderr
-    assert "0 failed, 11 passed, 1 skipped" in passed.stdout
+    assert "0 failed, 12 passed, 1 skipped" in passed.stdout
     before = path.read_bytes()
     bad = forged(clean, FAULTS[0], FAULTS[0].strengths[-1], tmp_path)
     done = in_process(*gate, "--runtime", "pytorch", "--model", bad.path)

@@ -227,7 +227,7 @@ def test_a_peer_that_cannot_run_is_a_row_with_its_reason_and_costs_no_other(loca
         row("dies", "dies"),
         row("narrow", "narrow"),
         row("away", environment="beside", opens="weights:a_net.onnx"),
-        row("published", published=0.58),
+        row("random", random_weights=True),
         row("mixed up", classes=tuple(reversed(LABELS)), repeats=(PEERS[0].name, 0.9)),
     ]
     results = json.loads(json.dumps(measure(peers, local, marked, QUICK), allow_nan=False))
@@ -243,11 +243,11 @@ def test_a_peer_that_cannot_run_is_a_row_with_its_reason_and_costs_no_other(loca
     assert rows["narrow"]["error"].startswith("answers are [142, 8], expected [N, 7]")  # 42 and 5 views of 20
     assert "put a_net.onnx into the folder of --weights-dir" in rows["away"]["error"]
     assert rows["mixed up"]["error"].startswith(f"repeats the labels of {PEERS[0].name} on 14.29%")
-    assert rows["published"]["accuracy"] is None
+    assert rows["random"]["accuracy"] is None
 
     page = markdown(results)
     assert page.count("\n| ") + 1 == 2 + 2  # heading, rule, and the two that ran
-    assert "58% (published)" in page
+    assert "\n| random | a test | - | - |" in page
     for name in ("broken", "dies", "narrow", "away", "mixed up"):
         assert f"- {name} (a test): {rows[name]['error']}" in page
     for heading in COLUMNS:
@@ -267,7 +267,7 @@ def test_a_timed_peer_is_bound_to_the_cores_that_were_asked_for(local: Local, ma
     told = GOOD.replace("    return Opened", check)
     (tmp_path / "room" / "peers" / "adapters" / "told.py").write_text(told)
     before = os.sched_getaffinity(0)
-    found = measure([row("told", "told", published=0.5)], local, marked, QUICK)["results"][0]
+    found = measure([row("told", "told", random_weights=True)], local, marked, QUICK)["results"][0]
     assert found["error"] is None
     assert os.sched_getaffinity(0) == before
 

@@ -316,15 +316,15 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_a_page_right_after_measuring_and_the_same_from_the_file(
-    command: Command, bundles: dict[str, Bundle], csv_file: Path, tmp_path: Path
+    in_process: Command, bundles: dict[str, Bundle], csv_file: Path, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.html", tmp_path / "second.html"
     out = tmp_path / "out.json"
     measuring = ("--runtime", "onnxruntime", "--model", bundles["onnx fp32"].path, "--queries", 24, "--seconds", 0)
-    done = command("fer-bench", *measuring, "--data", csv_file, "--json", out, "--html", first)
+    done = in_process("fer-bench", *measuring, "--data", csv_file, "--json", out, "--html", first)
     assert done.returncode == 0, done.stderr
     again = ("report", out, "--data", csv_file, "--html", second, "--plots", tmp_path / "plots")
-    done = command("fer-bench", *again)
+    done = in_process("fer-bench", *again)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert first.read_text() == second.read_text()

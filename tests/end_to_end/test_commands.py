@@ -16,7 +16,7 @@ from fer_runtimes.files import sha256_of
 from fer_runtimes.signing import trusted_signer
 
 
-def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) -> None:
+def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command, in_process: Command) -> None:
     trained = command(
         "fer-train",
         "--data",
@@ -52,7 +52,7 @@ def test_from_data_to_a_table(csv_file: Path, tmp_path: Path, command: Command) 
         "coreml",
     ]
     out = tmp_path / "out.json"
-    measured = command(
+    measured = in_process(  # a warm-up of a second (conftest)
         "fer-bench",
         "--runtime",
         "all",
@@ -200,7 +200,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert [path for path in sorted(tmp_path.rglob("*")) if path not in before] == []
 
 
-def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: Path, command: Command) -> None:
+def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: Path, in_process: Command) -> None:
     """A bundle whose model was exchanged, with hashes made to match, still loads: agreement shows it."""
     copy = Path(shutil.copytree(bundles["onnx fp32"].path, tmp_path / "copy"))
     import onnx
@@ -218,7 +218,7 @@ def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: 
     }
     (copy / MANIFEST).write_text(json.dumps(manifest))
     out = tmp_path / "out.json"
-    done = command(
+    done = in_process(
         "fer-bench", "--runtime", "onnxruntime", "--model", copy, "--queries", 32, "--seconds", 0, "--json", out
     )
     assert json.loads(out.read_text())["results"][0]["agreement"] < 0.9
@@ -227,7 +227,7 @@ def test_a_failed_parity_is_exit_code_one(bundles: dict[str, Bundle], tmp_path: 
 
 
 def test_only_bundles_of_a_trusted_signer_are_measured_where_that_is_asked(
-    bundles: dict[str, Bundle], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    bundles: dict[str, Bundle], tmp_path: Path, in_process: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, trusted, out = write_key(tmp_path / "alice"), tmp_path / "trusted_keys", tmp_path / "out.json"
     monkeypatch.setenv("FER_TRUSTED_KEYS", str(trusted))
@@ -239,19 +239,19 @@ def test_only_bundles_of_a_trusted_signer_are_measured_where_that_is_asked(
     measure = ("fer-bench", "--runtime", "onnxruntime", "--runtime", "openvino", "--model", build, "--json", out)
 
     def refused(complaint: str) -> None:
-        done = command(*measure, "--require-signature")
+        done = in_process(*measure, "--require-signature")
         assert done.returncode == 2
         assert complaint in done.stderr.strip().splitlines()[-1]
         assert not out.exists()
 
-    signed = command("fer-export", "--sign", key, "--model", copies[0])
+    signed = in_process("fer-export", "--sign", key, "--model", copies[0])
     assert (signed.returncode, signed.stdout) == (0, f"{copies[0]}\n")
     refused("not among the trusted keys")
     trusted.write_text(public_of(key).read_text())
     refused(f"{copies[1]}: not signed; sign it with fer-export")
-    assert command("fer-export", "--sign", key, "--model", copies[0], "--model", copies[1]).returncode == 0
+    assert in_process("fer-export", "--sign", key, "--model", copies[0], "--model", copies[1]).returncode == 0
     for asked, names in ((["--require-signature"], {"alice"}), ([], {None})):
-        done = command(*measure, "--queries", 32, "--seconds", 0, *asked)
+        done = in_process(*measure, "--queries", 32, "--seconds", 0, *asked)
         assert done.returncode == 0, done.stderr
         rows = json.loads(out.read_text())["results"]
         assert len(rows) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ def corruptions(
     threads: options.Threads = 0,
     json_out: options.JsonOut = None,
     markdown_out: options.MarkdownOut = None,
-    plot_out: Annotated[Optional[Path], typer.Option("--plot", help="Write the plot as .png or .svg.")] = None,
+    plot_out: options.PlotOut = None,
 ) -> None:
     """Scores nets on blurred, noisy, dark, compressed and badly cut faces, five severities each (docs/corruptions.md).
 

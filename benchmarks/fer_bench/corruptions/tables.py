@@ -45,14 +45,18 @@ def _changes(model: dict[str, Any]) -> Table:
         [name, *(_signed(-cell["drop"], *_turned(cell["interval"])) for cell in row["severities"])]
         for name, row in model["corruptions"].items()
     ]
-    return f"{model['name']}: points more than as the faces are, 95 %", ["corruption", *_SEVERITIES], rows
+    return (
+        f"{model['name']}: change in points against the faces as they are, with its 95 % interval",
+        ["corruption", *_SEVERITIES],
+        rows,
+    )
 
 
 def _side_by_side(results: Results) -> Table:
     first, *others = results["models"]
     headings = ["mean over severities", first["name"]]
     for model in others:
-        headings += [model["name"], "points more, 95 %"]
+        headings += [model["name"], "change, 95 %"]
     rows = [["as the faces are", f"{first['clean']:.1%}"]]
     for model in others:
         rows[0] += [f"{model['clean']:.1%}", f"{100 * (model['clean'] - first['clean']):+.1f}"]
@@ -62,7 +66,7 @@ def _side_by_side(results: Results) -> Table:
             change = model["to_first"] if name is None else model["to_first"]["corruptions"][name]
             row += [f"{_mean(model, name):.1%}", _signed(change["mean"], *(change["interval"] or ()))]
         rows.append(row)
-    return f"Side by side, on the same pictures; points more than {first['name']}", headings, rows
+    return f"Side by side, on the same pictures; change in points from {first['name']}", headings, rows
 
 
 def _mean(model: dict[str, Any], name: str | None) -> float:

@@ -87,8 +87,9 @@ def deploy(
     try:
         screen.print(f"connecting to {link.board}")  # no moving line here: ssh may ask for something
         with link, screen.status("") as status:
-            working = lambda line: status.update(escape(line))  # noqa: E731
-            answer = steps.deploy(link, models, runtimes, options, data, wheels, screen.print, working)
+            answer = steps.deploy(
+                link, models, runtimes, options, data, wheels, screen.print, lambda line: status.update(escape(line))
+            )
     except KeyboardInterrupt:
         screen.print("interrupted; run the same command again, what is done on the board stays done")
         raise

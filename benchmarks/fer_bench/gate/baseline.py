@@ -59,6 +59,7 @@ class Kept:
 
     predictions: int64 ``[N]``; ece: 0..1; tolerance: that it was exported under
     speed: beside ``Baseline.latency_reference``, or None; device: that it was measured on
+    macs: multiply-accumulates of an image, None in a baseline made before they were kept
     """
 
     key: Key
@@ -70,6 +71,7 @@ class Kept:
     ece: float
     speed: Speed | None = None
     device: str | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _row(content: dict[str, Any], faces: Faces) -> Kept:
         float(content["ece"]),
         None if speed is None else _speed(**speed),
         None if device is None else str(device),
+        int(content.get("macs") or 0) or None,
     )
     if predictions.max() >= len(LABELS) or float((predictions == faces.labels).mean()) != row.accuracy:
         raise ValueError(f"the predictions of {row.key} are not those that its accuracy was counted from")

@@ -278,6 +278,17 @@ def _latency(case: _Case) -> _Finding:
     return f"cannot tell: {words}; {remedy} would"
 
 
+def _work(case: _Case) -> _Finding:
+    """What slows every runtime alike, a larger net above all, divides out of the ratios of ``latency``."""
+    if case.kept is None or case.kept.macs is None:
+        return "the baseline does not say how much this row computes"
+    now, before, bound = case.bundle.manifest.source.get("macs"), case.kept.macs, case.bounds.slowdown
+    if not isinstance(now, int):
+        return "the bundle does not say how much it computes"
+    words = f"{now / 1e6:.1f} M multiply-accumulates an image, {before / 1e6:.1f} M in the baseline"
+    return _Found(now <= bound * before, words, now / before, bound)
+
+
 CHECKS: dict[str, Callable[[_Case], _Finding]] = {
     "preprocessing": _preprocessing,
     "precision": _precision,
@@ -290,6 +301,7 @@ CHECKS: dict[str, Callable[[_Case], _Finding]] = {
     "accuracy since baseline": _accuracy_since,
     "class flips": _class_flips,
     "calibration": _calibration,
+    "work": _work,
     "latency": _latency,
 }
 

@@ -81,6 +81,7 @@ def baseline_of(
                 calibration_error(row.answers.logits, faces.labels),
                 latencies.speed(row.key, reference) if reference and row.key in latencies.rounds else None,
                 latencies.devices.get(row.key),
+                row.bundle.manifest.source.get("macs"),
             )
         )
     return Baseline(

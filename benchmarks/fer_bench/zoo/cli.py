@@ -23,7 +23,7 @@ def zoo(
     ] = None,
     json_out: options.JsonOut = None,
     markdown_out: options.MarkdownOut = None,
-    plot_out: Annotated[Optional[Path], typer.Option("--plot", help="Draw MACs against p50, .png or .svg.")] = None,
+    plot_out: options.PlotOut = None,
     device: options.Device = "",
     threads: options.Threads = 0,
     queries: options.Queries = 60,

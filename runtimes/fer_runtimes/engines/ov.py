@@ -16,6 +16,7 @@ from fer_runtimes.tracing import OUTPUT, Tensor, Tracer, kind_of
 # A bundle's precision is how its weights are stored; on the CPU all but bf16 and int8 are computed in float32, and
 # what an int8 graph leaves unquantised is too. Other devices compute fp16 in float16.
 _COMPUTE = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8-weights": "f32", "int8": "f32"}
+_COMPUTE_ELSEWHERE = _COMPUTE | {"fp16": "f16"}
 _LOW = {"bf16": ("bf16",), "int8": ("i8", "u8")}  # what a layer's executed type is called
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -36,9 +37,7 @@ class OpenVinoSession(Session):
             raise NotAvailable(
                 f"openvino has no device {options.device!r} here; it finds {', '.join(core.available_devices).lower()}"
             )
-        wanted = _COMPUTE.get(bundle.manifest.precision)
-        if device != "CPU" and bundle.manifest.precision == "fp16":
-            wanted = "f16"
+        wanted = (_COMPUTE if device == "CPU" else _COMPUTE_ELSEWHERE).get(bundle.manifest.precision)
         if wanted is None:
             raise NotAvailable(
                 f"{bundle.path}: openvino here runs precisions {', '.join(_COMPUTE)}, not {bundle.manifest.precision}"
