@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from conftest import Command
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_train.checkpoint import load_checkpoint
-from fer_train.loop import RESUME, Epoch, train
+from fer_train.loop import RESUME, Epoch, faster, train
+from fer_train.nets import FACE_NETS
 from fer_train.recipe import Recipe
 
 
@@ -47,6 +49,23 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path, csv
         assert first.metrics == second.metrics
         assert all(torch.equal(first.state_dict[key], second.state_dict[key]) for key in first.state_dict)
     assert (whole / "log.jsonl").read_text().count("\n") == (broken / "log.jsonl").read_text().count("\n") == 6
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FACE_NETS, "tiny", ("sum", 1, 8, ((1, 8, 2), (1, 8, 2))))
+    recipe, faces = Recipe(model="tiny", epochs=1, batch_size=35, lr=0.01), drawn_faces(70, 1)
+    plain, compiled = (
+        train(recipe, faces, faces, tmp_path / str(how), compiled=how).state_dict for how in (False, True)
+    )
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-5)
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NotAvailable, match="needs a C\\+\\+ compiler, and no-such-compiler is not here"):
+        faster(torch.nn.ReLU(), "cpu")
 
 
 def test_a_run_begun_before_a_setting_existed_is_continued(tmp_path: Path) -> None:

@@ -8,8 +8,12 @@ seed and the epoch's number. So a continued run ends with the same weights as an
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 import platform
+import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +25,7 @@ from numpy.typing import NDArray
 
 from fer_runtimes import metrics
 from fer_runtimes.data import Faces, copies
-from fer_runtimes.errors import BadInput
+from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.files import sha256_of, whole_file
 from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
@@ -60,6 +64,7 @@ def train(
     out: Path,
     device: str = "cpu",
     amp: bool = False,
+    compiled: bool = False,
     resume: bool = False,
     start: Path | None = None,
     teachers: Sequence[Path] = (),
@@ -76,6 +81,7 @@ def train(
     teachers: checkpoints whose mean opinion of each view the net is taught (``Recipe.distil``)
     settings: plain values kept with the state for whoever continues the run (``settings_of_run``)
     device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; amp: bfloat16 autocast
+    compiled: the net and its teachers go through ``torch.compile``
     report, step: called after each epoch, and after each batch with (batches done, batches in all)
     """
     import torch
@@ -105,7 +111,10 @@ def train(
         warmup_lr_init=recipe.lr / 100,
         t_in_epochs=False,
     )
+    forward = faster(net, device) if compiled else net  # of the same weights
     taught_by, teacher_records = load_teachers(teachers, device)
+    if compiled:
+        taught_by = [replace(teacher, net=faster(teacher.net, device)) for teacher in taught_by]
     average = ModelEmaV3(net, decay=recipe.ema, use_warmup=True)
     first, best = 0, -1.0
     identity = {
@@ -145,7 +154,7 @@ def train(
             seen = augment(images[chosen], size, recipe.augment, generator)
             views = ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
-                logits = net(views)
+                logits = forward(views)
                 told = opinions(taught_by, seen, recipe.distil_temperature) if taught_by else None
             if told is None:
                 loss = torch.nn.functional.cross_entropy(logits.float(), soft[chosen])
@@ -228,6 +237,25 @@ def train(
     if checkpoint is None:
         raise BadInput(f"{out}: this run is complete ({first} epochs); its checkpoints are {LAST} and {BEST}")
     return checkpoint
+
+
+def faster(net: nn.Module, device: str) -> nn.Module:
+    """``net`` by torch.compile: each size of view is compiled once, when it first comes.
+
+    Raises NotAvailable where torch has no compiler to do it with.
+    """
+    import torch
+
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device == "cpu" and shutil.which(compiler) is None:
+        raise NotAvailable(f"--compile needs a C++ compiler, and {compiler} is not here; install it, or leave it out")
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except Exception as error:  # each backend has its own; one that is none of the net's making is seen here first
+        raise NotAvailable(f"--compile fails here: {str(error).strip().splitlines()[0]}; leave it out") from error
+    made: nn.Module = torch.compile(net, dynamic=False)  # type: ignore[assignment]
+    return made
 
 
 def logits_of(net: nn.Module, images: torch.Tensor, mean: float, std: float) -> NDArray[np.float32]:
@@ -363,8 +391,6 @@ def _targets(faces: Faces, recipe: Recipe) -> NDArray[np.float32]:
 
 def _check_device(device: str) -> None:
     import torch
-
-    from fer_runtimes.errors import NotAvailable
 
     try:
         torch.zeros(1, device=device)
