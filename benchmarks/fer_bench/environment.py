@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fer_runtimes import board
+from fer_runtimes import board, cpu
 from fer_runtimes.console import usable_cores
 from fer_runtimes.versions import installed_versions
 
@@ -29,18 +29,9 @@ def environment() -> dict[str, Any]:
 
 def _cpu() -> str:
     """The processor's own name where the system tells it, with the vector extensions that decide int8 and bf16 speed."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set(facts.get("flags", facts.get("Features", "")).split())
-    fast = [
-        flag
-        for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimddp")
-        if flag in flags
-    ]
-    return " ".join([facts.get("model name", platform.machine()), *([f"({', '.join(fast)})"] if fast else [])])
+    known = cpu.flags()
+    fast = [flag for flag in ("avx2", "avx512f", *cpu.VNNI, "amx_int8", "amx_bf16", "asimddp") if flag in known]
+    return " ".join([cpu.name(), *([f"({', '.join(fast)})"] if fast else [])])
 
 
 def _commit() -> str | None:

@@ -20,6 +20,7 @@ from fer_export.reference import make_reference
 from fer_export.targets import INT8, to_coreml
 from fer_export.targets.to_onnx import graph
 from fer_export.targets.to_tensorrt import check_graph, normalisation
+from fer_runtimes import cpu
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.data import Faces
 from fer_runtimes.drawn import drawn_faces
@@ -141,10 +142,17 @@ def test_one_graph_answers_alike_in_both_engines(bundles: dict[str, Bundle], int
     assert (top[0] == top[3]).mean() >= 0.95  # another quantiser, half the levels behind a ReLU
 
 
-def test_onnxruntime_is_told_not_to_overflow(bundles: dict[str, Bundle]) -> None:
-    with open_session(bundles["onnx int8"], "onnxruntime") as session:
-        options = session._session.get_session_options()  # type: ignore[attr-defined]
-        assert options.get_session_config_entry(EXACT_INT8[0]) == EXACT_INT8[1]
+def test_onnxruntime_does_not_overflow(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor is trusted to be exact, it answers as one that is told to."""
+    images = prepare(drawn_faces(140, seed=5).images, 48)
+    answers = []
+    for flags in (cpu.flags(), frozenset({"avx2"})):
+        monkeypatch.setattr(cpu, "flags", lambda flags=flags: flags)
+        with open_session(bundles["onnx int8"], "onnxruntime") as session:
+            answers.append(session.infer(images))
+            options = session._session.get_session_options()  # type: ignore[attr-defined]
+    assert options.get_session_config_entry(EXACT_INT8[0]) == EXACT_INT8[1]
+    np.testing.assert_array_equal(*answers)
 
 
 def scale(source: Source) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_runtimes import cpu
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.errors import BadInput, NotAvailable
 from fer_runtimes.session import Options, Report, Session
@@ -22,8 +23,9 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
-# Without VNNI a CPU adds pairs of products in 16 bits, which overflow in silence: the shipped net's accuracy fell
-# from 66 to 44 %. With this ONNX Runtime uses instructions that cannot, on such CPUs alone.
+# Without VNNI an x86 CPU adds pairs of products in 16 bits, which overflow in silence: a shipped net's accuracy fell
+# from 66 to 44 %. With this ONNX Runtime takes instructions that cannot. It does so on every x86 CPU, also on those
+# that are exact anyhow and nearly three times as fast without it.
 EXACT_INT8 = ("session.x64quantprecision", "1")
 _INT8 = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
 _HEAVY = (*_INT8, "Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -119,6 +121,12 @@ class OrtSession(Session):
         return sum(kind in _INT8 for kind in heavy), len(heavy)
 
 
+def compute_exactly(settings: Any) -> None:
+    """Has a session (onnxruntime.SessionOptions) compute int8 without overflow, by the fastest way that this CPU has."""
+    if not cpu.has_vnni():
+        settings.add_session_config_entry(*EXACT_INT8)
+
+
 def _settings(options: Options) -> Any:
     """SessionOptions for a device and a number of threads."""
     import onnxruntime
@@ -127,7 +135,7 @@ def _settings(options: Options) -> Any:
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
-    settings.add_session_config_entry(*EXACT_INT8)
+    compute_exactly(settings)
     if options.device != "cpu":  # no node may be left to the CPU without a word
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return settings
