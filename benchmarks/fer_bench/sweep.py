@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -71,7 +71,7 @@ def sweep(
     targets = _checked(target or ["onnx", "openvino"])
     faces = load_faces(data, TEST_SPLITS) if data else None
     source = load_source(find_checkpoint(checkpoint), faces, say=screen.print)
-    quantised = _quantised(source, data, screen.print)
+    quantised = quantised_source(source, data, screen.print)
     asked = jobs_of(source, quantised, targets, out, screen.print)
     with screen.status("measuring") as status:
         results = bench(
@@ -99,11 +99,17 @@ def sweep(
 
 
 def jobs_of(
-    source: Source, quantised: Source | str, targets: Sequence[str], out: Path, say: Callable[[str], None]
+    source: Source,
+    quantised: Source | str,
+    targets: Sequence[str],
+    out: Path,
+    say: Callable[[str], None],
+    precisions: Collection[str] | None = None,
 ) -> list[tuple[str, str, Job]]:
     """Target, precision and job for each, after PyTorch's, whose answers the others are held against.
 
     quantised: the source with its INT8 graph, or why there is none. What cannot be exported is a job with that error.
+    precisions: those wanted, where not all are
     """
     from fer_bench.bench import Job
     from fer_export.pipeline import export
@@ -119,7 +125,8 @@ def jobs_of(
         except FerError as error:
             return Job(TARGETS[name].runtime, None, str(error))
 
-    cells = [("pytorch", "fp32"), *((name, precision) for name in targets for precision in TARGETS[name].tolerances)]
+    every = ((name, precision) for name in targets for precision in TARGETS[name].tolerances)
+    cells = [("pytorch", "fp32"), *(cell for cell in every if precisions is None or cell[1] in precisions)]
     return [(name, precision, made(name, precision)) for name, precision in cells]
 
 
@@ -176,7 +183,7 @@ def _checked(targets: Sequence[str]) -> Sequence[str]:
     return targets
 
 
-def _quantised(source: Source, data: Path | None, say: Callable[[str], None]) -> Source | str:
+def quantised_source(source: Source, data: Path | None, say: Callable[[str], None]) -> Source | str:
     """The source with its INT8 graph, or in one line why it has none."""
     from fer_export import calibration_options
     from fer_export.quantise import check_installed

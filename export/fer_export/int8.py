@@ -70,7 +70,7 @@ class HeldOut:
 class Quantised:
     """The INT8 graph and how it came about.
 
-    net: that it was made of, evened out, in float; images: that calibrated it, uint8 ``[N, 1, S, S]``, for a target with
+    net: that it was made of, evened out, its weights on their grid, in float; images: that calibrated it, uint8 ``[N, 1, S, S]``, for a target with
     a quantiser of its own; record: for the manifest's ``calibration``; layers: worst first; kept: names of the graph's nodes
     that are in float for the budget's sake
     """
@@ -101,12 +101,13 @@ def quantise_source(
     """Quantises the source's graph; leaves the noisiest layers in float, twice as many at each step, until the budget holds.
 
     Channels are evened out first (``equalise``). The float graph is then compared with the reference: what is wrong before
-    rounding is not excused by it.
+    rounding is not excused by it. Then weights are rounded (``round_weights``), and the graph's activations calibrated.
 
     Raises CheckFailed where the float graph is wrong, or where the budget cannot be held with half of the layers in float.
     """
     from fer_export.noise import measure, readiness
     from fer_export.quantise import (
+        HEAVY,
         METHODS,
         answers,
         check_installed,
@@ -115,6 +116,7 @@ def quantise_source(
         quantise_once,
         times_as_long,
     )
+    from fer_export.rounding import round_weights, with_float
     from fer_export.targets import FP32
     from fer_export.targets.to_onnx import graph
     from fer_export.targets.to_tensorrt import normalisation
@@ -126,8 +128,8 @@ def quantise_source(
     check_installed()
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
     to_calibrate = calibrating_images(calibration, size, crop)
-    net, pairs = equalise(source.net, to_calibrate)
-    model = graph(replace(source, net=net))
+    even, pairs = equalise(source.net, to_calibrate)
+    model = graph(replace(source, net=even))
     check(compare(source.reference, answers(model, source.reference.images)), FP32, "the graph to be quantised")
     faces = calibration.held_out
     images = prepare(np.asarray(faces.images), size, crop)
@@ -139,10 +141,13 @@ def quantise_source(
         f"{widest.per_tensor_db:.0f} dB with one scale, {widest.per_channel_db:.0f} dB with one a channel"
     )
     outside = {node.name for node in normalisation(model)}
+    weights = {node.name: node.input[1] for node in model.graph.node if node.op_type in HEAVY}
+    rounded = round_weights(even, to_calibrate, 1, source.size.macs)
     layers: list[Noise] = []
     kept: list[str] = []
     while True:
-        quantised = quantise_once(model, to_calibrate, method, outside | set(kept))
+        net = with_float(rounded, even, [weights[name] for name in kept])
+        quantised = quantise_once(graph(replace(source, net=net)), to_calibrate, method, outside | set(kept))
         found = held_out.judge(answers(quantised, images))
         if not layers:
             whole = quantised

@@ -9,6 +9,7 @@ A RepVGG block needs it: its identity branch gives a row one weight that is far 
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -49,6 +50,18 @@ def round_weights(net: Deployable, images: NDArray[np.uint8], smallest: int, mac
         correlations, weight = _correlations(rounded, layer, views), layer.weight.data
         layer.weight.data = _rounded(weight.flatten(1).double(), correlations).to(weight.dtype).view_as(weight)
     return rounded
+
+
+def with_float(rounded: Deployable, before: Deployable, weights: Collection[str]) -> Deployable:
+    """A copy of ``rounded`` in which the parameters of those names are as they were before; names that are none are passed over."""
+    import torch
+
+    result = copy.deepcopy(rounded)
+    own, old = dict(result.named_parameters()), dict(before.named_parameters())
+    with torch.no_grad():
+        for name in own.keys() & set(weights):
+            own[name].copy_(old[name])
+    return result
 
 
 def _can_be_rounded(layer: nn.Conv2d | nn.Linear, smallest: int) -> bool:

@@ -31,6 +31,7 @@ from fer_runtimes.metrics import softmax
 from fer_runtimes.mil.program import read_program
 from fer_runtimes.session import open_session
 from fer_train.deploy import Deployable
+from fer_train.equalise import equalise
 from fer_train.nets import build_net
 
 
@@ -266,7 +267,7 @@ def drowned(source: Source) -> Source:
     """The same classes in float32: every weight of the head a constant larger, so that all logits grow alike. No channel is wider than another."""
     offset = copy.deepcopy(source)
     head = [module for module in offset.net.modules() if isinstance(module, nn.Linear)][-1]
-    head.weight.data += 100 * head.weight.data.abs().max()
+    head.weight.data += 1000 * head.weight.data.abs().max()
     made = make_reference(offset.net, drawn_faces(160, seed=0), 48, 1.0)
     # of sums so large the order decides the error: float32's own is here that of the engine that is judged
     own = answers(graph(dataclasses.replace(offset, reference=made)), made.images)
@@ -286,6 +287,40 @@ def test_the_layer_that_int8_cannot_hold_is_left_in_float_and_named(source: Sour
     assert 0.5 < made.record["keep_float_times_as_long"] < 5  # one product of 896 weights
     assert any("times as long as all layers in int8" in line for line in said)
     assert made.record["held_out"]["drop"] <= 0.05
+    # in float it has the weights of the float net, and what is in int8 those of the rounded one
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.model.graph.initializer}
+    own = [module for module in drowned(source).net.modules() if isinstance(module, nn.Linear)][-1]
+    left = next(module for module in made.net.modules() if isinstance(module, nn.Linear))
+    read = next(node.input[1] for node in made.model.graph.node if node.name == head)
+    np.testing.assert_array_equal(constants[read], left.weight.detach().numpy())
+    # which is evened out by powers of two
+    factors = (left.weight / own.weight).detach().numpy()
+    np.testing.assert_array_equal(np.log2(factors), np.log2(factors).round())
+
+
+def test_the_graph_has_the_weights_that_were_rounded_with_regard_to_each_other(int8_source: Source) -> None:
+    assert int8_source.quantised is not None
+    stored = [
+        numpy_helper.to_array(tensor).reshape(-1)
+        for tensor in int8_source.quantised.model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    layers = [module for module in int8_source.quantised.net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    nearest = list(equalise(int8_source.net, int8_source.quantised.images)[0].modules())
+    nearest = [module for module in nearest if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == len(stored) == 8
+    for values, layer, plain in zip(stored, layers, nearest, strict=True):
+        one, other = (
+            (part.weight / part.weight.flatten(1).abs().amax(1).div(127).reshape(-1, *[1] * (part.weight.ndim - 1)))
+            .round()
+            .flatten()
+            .detach()
+            .numpy()
+            for part in (layer, plain)
+        )
+        np.testing.assert_array_equal(values, one)
+        if plain.weight[0].numel() > 9:
+            assert (one != other).any()
 
 
 def test_a_budget_that_cannot_be_held_fails_and_says_what_was_reached(source: Source, calibration: Calibration) -> None:
