@@ -10,7 +10,7 @@ DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: need-data demo test lint gate figures curves int8 corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
+.PHONY: need-data demo test lint gate figures curves int8 int8-speed corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -62,6 +62,14 @@ int8: need-data $(READY)
 	$(BIN)/python benchmarks/paste_results.py int8 build/int8.md docs/precision.md
 	$(BIN)/python -m evidence.int8 --data $(DATA) --checkpoint fer_nano --markdown build/int8-nano.md
 	$(BIN)/python benchmarks/paste_results.py int8-nano build/int8-nano.md docs/precision.md
+
+# What INT8 is worth in time, on a CPU that has instructions for it: the shipped nets, and two larger ones after six epochs on drawn
+# faces, since time does not depend on what a net has learnt (docs/precision.md).
+LARGER := repvgg_a0 mobileone_s1
+int8-speed: need-data $(READY)
+	for net in $(LARGER); do test -f build/larger/$$net/last.pt || $(BIN)/fer-train --model $$net --size 64 --epochs 6 --out build/larger/$$net || exit $$?; done
+	$(BIN)/python -m evidence.int8_speed --data $(DATA) --checkpoint fer_small --checkpoint fer_nano $(LARGER:%=--checkpoint build/larger/%/last.pt) --markdown build/int8-speed.md
+	$(BIN)/python benchmarks/paste_results.py int8-speed build/int8-speed.md docs/precision.md
 
 # What blur, noise, low light and bad crops do to the shipped nets (docs/corruptions.md).
 corruptions: need-data $(READY)

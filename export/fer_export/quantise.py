@@ -60,7 +60,11 @@ def quantise(
     """
     with _quiet():
         import nncf
-        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            OverflowFix,
+            QuantizationParameters,
+        )
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         result: onnx.ModelProto = nncf.quantize(
@@ -72,6 +76,9 @@ def quantise(
                 # half the weights' range would be lost to spare CPUs without VNNI an overflow that the engines avoid
                 overflow_fix=OverflowFix.DISABLE,
                 disable_bias_correction=not bias_correction,
+                # it would give what depthwise convolutions read a scale for each channel, with which ONNX Runtime computes
+                # them in float and which TensorRT refuses
+                activations_quantization_params=QuantizationParameters(per_channel=False),
                 activations_range_estimator_params=getattr(RangeEstimatorParametersSet, METHODS[method]),
             ),
         )

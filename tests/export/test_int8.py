@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 from torch import nn
@@ -25,7 +26,7 @@ from fer_runtimes.bundle import Bundle
 from fer_runtimes.data import Faces
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.engines.ort import EXACT_INT8
-from fer_runtimes.errors import BadInput, CheckFailed
+from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
 from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
 from fer_runtimes.mil.program import read_program
@@ -378,6 +379,40 @@ def test_tensorrt_gets_signed_activations_over_the_same_ranges(int8_source: Sour
     before, after = answers(model, images), answers(turned, images)
     assert (before.argmax(1) == after.argmax(1)).mean() > 0.95
     assert not np.array_equal(before, after)
+
+
+def test_what_a_depthwise_convolution_reads_has_one_scale(int8_source: Source, tmp_path: Path) -> None:
+    """With one for each channel ONNX Runtime computes it in float, and TensorRT refuses it."""
+    parts = (
+        nn.Conv2d(1, 16, 3, 2),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 1),
+        nn.ReLU(),
+    )
+    net = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 7))
+    assert int8_source.quantised is not None
+    images = int8_source.quantised.images
+    model = graph(dataclasses.replace(int8_source, net=Deployable(net, 0.5, 0.25).eval()))
+    made = quantise(model, images[:30], "minmax", [node.name for node in normalisation(model)])
+    check_graph(signed(made), "int8")
+    quantisers = [node for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    scales = {tensor.name: tensor for tensor in made.graph.initializer}
+    assert len(quantisers) >= 4
+    assert all(numpy_helper.to_array(scales[node.input[1]]).size == 1 for node in quantisers)
+    onnx.save(made, str(tmp_path / "model.onnx"))
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), settings, ["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 3
+    second = quantisers[1]
+    wide = np.full(16, 0.01, np.float32), np.zeros(16, np.uint8)
+    for name, value in zip(second.input[1:], wide, strict=True):
+        scales[name].CopyFrom(numpy_helper.from_array(value, name))
+    with pytest.raises(NotAvailable, match="a scale for each channel, which TensorRT takes for weights alone"):
+        check_graph(signed(made), "int8")
 
 
 def test_every_method_gives_other_ranges_and_those_that_do_not_clip_keep_the_answers(

@@ -53,7 +53,8 @@ ZOO: tuple[Backbone, ...] = (
     *(
         Backbone(model, 2026, f"blocks of {paper}", model, 48, "fer_train")
         for model, paper in (
-            ("fer_nano", "2101.03697"),
+            ("fer_nano", "2212.01593"),
+            ("fer_repvgg_n", "2101.03697"),
             ("fer_repvgg_xs", "2101.03697"),
             ("fer_repvgg_s", "2101.03697"),
             ("fer_repvgg_m", "2101.03697"),

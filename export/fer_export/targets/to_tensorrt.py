@@ -200,7 +200,11 @@ def _check_quantised(model: onnx.ModelProto) -> None:
         )
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in _nodes(model.graph):
-        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in constants:
+        if node.op_type != "QuantizeLinear":
+            continue
+        if node.input[0] not in constants and node.input[1] in constants and sum(constants[node.input[1]].dims) > 1:
+            raise NotAvailable(f"node {node.name} has a scale for each channel, which TensorRT takes for weights alone")
+        if len(node.input) > 2 and node.input[2] in constants:
             from onnx import numpy_helper
 
             if numpy_helper.to_array(constants[node.input[2]]).any():
