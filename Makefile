@@ -67,7 +67,7 @@ int8: need-data $(READY)
 # faces, since time does not depend on what a net has learnt (docs/precision.md).
 LARGER := repvgg_a0 mobileone_s1
 int8-speed: need-data $(READY)
-	for net in $(LARGER); do test -f build/larger/$$net/last.pt || $(BIN)/fer-train --model $$net --size 64 --epochs 6 --out build/larger/$$net || exit $$?; done
+	for net in $(LARGER); do test -f build/larger/$$net.done || { rm -rf build/larger/$$net; $(BIN)/fer-train --model $$net --size 64 --epochs 6 --out build/larger/$$net && touch build/larger/$$net.done; } || exit $$?; done
 	$(BIN)/python -m evidence.int8_speed --data $(DATA) --checkpoint fer_small --checkpoint fer_nano $(LARGER:%=--checkpoint build/larger/%/last.pt) --markdown build/int8-speed.md
 	$(BIN)/python benchmarks/paste_results.py int8-speed build/int8-speed.md docs/precision.md
 

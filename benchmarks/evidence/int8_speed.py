@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fer_bench.bench import Job
 
 TARGETS, PRECISIONS = ("onnx", "openvino"), ("fp32", "int8")
-HEADINGS = ("net", "layers int8", "share of fp32's MB", *sweep.HEADINGS[:2], *sweep.HEADINGS[3:8])
+HEADINGS = ("net", "layers int8", "share of fp32's MB", *sweep.HEADINGS[:2], *sweep.HEADINGS[3:8], "failure")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -30,12 +30,14 @@ def int8_speed(
         list[Path], typer.Option(help="Checkpoint, a file or the name of a shipped one; repeatable.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the bundles.")] = Path("build/int8-speed"),
-    threads: options.Threads = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     queries: options.Queries = 1024,
     json_out: options.JsonOut = None,
     markdown_out: options.MarkdownOut = None,
 ) -> None:
     """Measures nets in float32 and in INT8, all in turns, and says how many times as fast the second is.
+
+    No layer is left in float for the sake of accuracy (--max-drop 1), which is another matter: evidence.int8.
 
     Examples:
 
@@ -45,26 +47,25 @@ def int8_speed(
 
     from fer_bench.bench import bench
     from fer_bench.jsontext import json_text
-    from fer_bench.tables import caption
+    from fer_bench.noise import BUSY
     from fer_export.pipeline import find_checkpoint, load_source
     from fer_runtimes.data import TEST_SPLITS, load_faces
+    from fer_runtimes.errors import CheckFailed
     from fer_runtimes.files import whole_file
     from fer_runtimes.session import Options
 
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    faces = load_faces(data, TEST_SPLITS)
+    test = load_faces(data, TEST_SPLITS)
     nets = []
-    for path in checkpoint:
-        source = load_source(find_checkpoint(path), faces, say=screen.print)
-        quantised = sweep.quantised_source(source, data, screen.print)
-        asked = sweep.jobs_of(source, quantised, TARGETS, out, screen.print, PRECISIONS)
+    for i, path in enumerate(checkpoint):
+        source = load_source(find_checkpoint(path), test, say=screen.print)
+        quantised = sweep.quantised_source(source, data, screen.print, max_drop=1)
+        asked = sweep.jobs_of(source, quantised, TARGETS, out / f"{i}", screen.print, PRECISIONS)
         given = source.checkpoint.input["size"]
         nets.append((f"{source.checkpoint.model['name']}, {given}x{given}", asked))
     jobs = [job for _, asked in nets for _, _, job in asked]
     with screen.status("measuring") as status:
-        results = bench(
-            jobs, faces, Options(threads=threads), queries, lambda text: status.update(f"measuring: {text}")
-        )
+        results = bench(jobs, test, Options(threads=threads), queries, lambda text: status.update(f"measuring: {text}"))
     if json_out is not None:
         with whole_file(json_out) as aside:
             aside.write_text(json_text(results), encoding="utf-8")
@@ -76,14 +77,26 @@ def int8_speed(
         cells = sweep.cells(own, kinds)
         for i, (target, _, job) in list(enumerate(asked))[1:]:  # the first is PyTorch's, that the others agree with
             row, plain = own["results"][i], own["results"][kinds.index((target, "fp32"))]
-            rows.append([name, _layers(job), _share(row, plain), *cells[i][:2], *cells[i][3:8]])
-    show(HEADINGS, rows, [caption(results)], markdown_out)
+            rows.append([name, _layers(job), _share(row, plain), *cells[i][:2], *cells[i][3:8], _failure(row)])
+    busy = results["environment"].get("busy_share") or 0
+    words = [
+        f"accuracy and agreement (with PyTorch's float32) on {test.split} of {test.name}",
+        f"one image at a time, on {threads} of its cores, at least {queries} queries, all bundles in turns",
+        *([f"BUSY: other programs took {busy:.0%} of its processors while measuring"] if busy > BUSY else []),
+    ]
+    show(HEADINGS, rows, words, markdown_out)
+    if failures := [f"{row[0]} {row[3]} {row[4]}: {row[-1]}" for row in rows if row[-1]]:
+        raise CheckFailed("; ".join(failures))
 
 
 def _layers(job: Job) -> str:
     """How many convolutions and products the graph has in int8, of how many."""
     found = job.bundle and job.bundle.manifest.calibration
     return f"{found['quantised']} of {found['of']}" if found else "-"
+
+
+def _failure(row: dict[str, Any]) -> str:
+    return row["error"] or row["parity_failure"] or ""
 
 
 def _share(row: dict[str, Any], plain: dict[str, Any]) -> str:

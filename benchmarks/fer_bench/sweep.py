@@ -183,7 +183,9 @@ def _checked(targets: Sequence[str]) -> Sequence[str]:
     return targets
 
 
-def quantised_source(source: Source, data: Path | None, say: Callable[[str], None]) -> Source | str:
+def quantised_source(
+    source: Source, data: Path | None, say: Callable[[str], None], max_drop: float | None = None
+) -> Source | str:
     """The source with its INT8 graph, or in one line why it has none."""
     from fer_export import calibration_options
     from fer_export.quantise import check_installed
@@ -192,6 +194,6 @@ def quantised_source(source: Source, data: Path | None, say: Callable[[str], Non
     try:
         check_installed()
         faces = calibration_options.load(data, None, None)
-        return calibration_options.quantise(source, faces, None, None, None, say)
+        return calibration_options.quantise(source, faces, None, max_drop, None, say)
     except FerError as error:
         return str(error)

@@ -116,7 +116,7 @@ def quantise_source(
         quantise_once,
         times_as_long,
     )
-    from fer_export.rounding import round_weights, with_float
+    from fer_export.rounding import round_weights, told, with_float
     from fer_export.targets import FP32
     from fer_export.targets.to_onnx import graph
     from fer_export.targets.to_tensorrt import normalisation
@@ -142,7 +142,8 @@ def quantise_source(
     )
     outside = {node.name for node in normalisation(model)}
     weights = {node.name: node.input[1] for node in model.graph.node if node.op_type in HEAVY}
-    rounded = round_weights(even, to_calibrate, 1, source.size.macs)
+    rounded, rounded_layers = round_weights(even, to_calibrate, 1, source.size.macs)
+    say(f"int8: {told(rounded_layers, source.size)}")
     layers: list[Noise] = []
     kept: list[str] = []
     while True:
@@ -178,6 +179,7 @@ def quantise_source(
         "quantiser": f"{QUANTISER} {_version(QUANTISER)}",
         "no_faces": len(to_calibrate) - len(calibration.images),
         "equalised": pairs,
+        "rounded_as_optq": rounded_layers,
         "quantised": len(heavy_nodes(model)) - len(left),
         "of": len(heavy_nodes(model)),
         "keep_float": left,

@@ -142,7 +142,7 @@ def export(
     engine that is built here and then fails leaves the bundle, which passed, without it.
     """
     from fer_export.overflow import FLOAT16_LARGEST, check_float16
-    from fer_export.rounding import round_weights
+    from fer_export.rounding import round_weights, told
     from fer_export.weights8 import SMALLEST
     from fer_runtimes.parity import check_session
     from fer_train.equalise import equalise
@@ -191,7 +191,9 @@ def export(
     largest = check_float16(source.net, source.reference.images) if precision == "fp16" else None
     if precision == "int8-weights":
         even = equalise(source.net, source.reference.images)[0]
-        source = replace(source, net=round_weights(even, source.reference.images, SMALLEST, source.size.macs))
+        rounded, layers = round_weights(even, source.reference.images, SMALLEST, source.size.macs)
+        source = replace(source, net=rounded)
+        say(f"{target} {precision}: {told(layers, source.size)}")
     with writing_bundle(out / manifest.name) as folder:
         _named(row.converter)(source, precision, folder, **chosen)
         source.reference.save(folder)

@@ -174,9 +174,12 @@ def times_as_long(model: onnx.ModelProto, than: onnx.ModelProto, images: NDArray
     return first / second
 
 
-def single_times(models: Sequence[onnx.ModelProto], images: NDArray[np.uint8]) -> list[float]:
-    """Median milliseconds of a single image of ``images`` in each graph; they take turns, on one thread."""
-    sessions = [_session(one, threads=1) for one in models]
+def single_times(models: Sequence[onnx.ModelProto], images: NDArray[np.uint8], careful: bool = False) -> list[float]:
+    """Median milliseconds of a single image of ``images`` in each graph; they take turns, on one thread.
+
+    careful: with ONNX Runtime's option against overflow, whether or not this CPU can overflow
+    """
+    sessions = [_session(one, 1, careful) for one in models]
     taken: list[list[int]] = [[] for _ in models]
     for i in range(_TURNS + _WARM_UP):
         for session, times in zip(sessions, taken, strict=True):
@@ -189,16 +192,18 @@ def single_times(models: Sequence[onnx.ModelProto], images: NDArray[np.uint8]) -
     return [float(np.median(times[_WARM_UP:])) / 1e6 for times in taken]
 
 
-def _session(model: onnx.ModelProto, threads: int = 0) -> Any:
+def _session(model: onnx.ModelProto, threads: int = 0, careful: bool = False) -> Any:
     """ONNX Runtime on the CPU, in exact int8. threads: 0 for as many as it likes."""
     import onnxruntime
 
-    from fer_runtimes.engines.ort import compute_exactly
+    from fer_runtimes.engines.ort import EXACT_INT8, compute_exactly
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = threads
     compute_exactly(settings)
+    if careful:
+        settings.add_session_config_entry(*EXACT_INT8)
     return onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from fer_export.fold import Size
     from fer_train.deploy import Deployable
 
 LEVELS = 127
@@ -29,8 +30,8 @@ _BATCH = 32
 _ROWS = 2**17  # of what is read, spread over all images: a large map has more than the correlations need
 
 
-def round_weights(net: Deployable, images: NDArray[np.uint8], smallest: int, macs: int) -> Deployable:
-    """A copy whose weights of ``smallest`` values or more are whole multiples, -127 to 127, of a scale for each output channel.
+def round_weights(net: Deployable, images: NDArray[np.uint8], smallest: int, macs: int) -> tuple[Deployable, int]:
+    """A copy whose weights of ``smallest`` values or more are whole multiples, -127 to 127, of a scale for each output channel; of how many layers.
 
     The largest weight of a channel is 127 scales, so whoever rounds them anew in this manner finds them as they are.
     images: uint8 ``[N, 1, S, S]``; layer after layer is rounded on what the rounded ones before it make of them.
@@ -45,15 +46,27 @@ def round_weights(net: Deployable, images: NDArray[np.uint8], smallest: int, mac
     every = [part for part in rounded.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     layers = [layer for layer in every if _can_be_rounded(layer, smallest)]
     if macs * len(views) * len(layers) > MOST_WORK:
-        return rounded
+        return rounded, 0
     for layer in layers:
         correlations, weight = _correlations(rounded, layer, views), layer.weight.data
         layer.weight.data = _rounded(weight.flatten(1).double(), correlations).to(weight.dtype).view_as(weight)
-    return rounded
+    return rounded, len(layers)
+
+
+def told(layers: int, size: Size) -> str:
+    """In words, of how many of the net's layers the weights were rounded with regard to each other."""
+    return (
+        f"weights of {layers} layers rounded with regard to each other (OPTQ), those of others to nearest"
+        if layers
+        else (
+            f"each weight rounded to nearest: with regard to each other ({size.macs / 1e6:.0f} M MACs) it would take long"
+        )
+    )
 
 
 def with_float(rounded: Deployable, before: Deployable, weights: Collection[str]) -> Deployable:
-    """A copy of ``rounded`` in which the parameters of those names are as they were before; names that are none are passed over."""
+    """A copy of ``rounded`` in which the parameters of those names are as they were before; names that are none
+    are passed over: what stands in the graph under another name, a transposed weight, stays on its grid."""
     import torch
 
     result = copy.deepcopy(rounded)

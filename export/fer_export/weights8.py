@@ -1,8 +1,8 @@
 """Weights in int8 where computation stays in float: an ONNX graph that stores them so, for every engine that reads it.
 
 Symmetric, one scale for each output channel: a weight becomes ``scale * q`` with q in -127..127 and
-scale the channel's largest magnitude over 127, so no weight moves by more than half a scale. It needs
-no data, and it makes files smaller, not engines faster.
+scale the channel's largest magnitude over 127. Rounding to nearest here, it leaves weights that lie on that grid already
+(``rounding``) as they are. It makes files smaller, not engines faster.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from fer_runtimes import cpu
 from fer_runtimes.bundle import Bundle
 from fer_runtimes.data import Faces
 from fer_runtimes.drawn import drawn_faces
-from fer_runtimes.engines.ort import EXACT_INT8
+from fer_runtimes.engines.ort import EXACT_INT8, compute_exactly
 from fer_runtimes.errors import BadInput, CheckFailed, NotAvailable
 from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
@@ -155,6 +155,22 @@ def test_onnxruntime_does_not_overflow(bundles: dict[str, Bundle], monkeypatch: 
             options = session._session.get_session_options()  # type: ignore[attr-defined]
     assert options.get_session_config_entry(EXACT_INT8[0]) == EXACT_INT8[1]
     np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("flags", "careful"), [({"avx2"}, True), ({"avx2", "avx512_vnni"}, False), ({"avx_vnni"}, False), (set(), True)]
+)
+def test_the_option_against_overflow_is_given_where_a_processor_can_overflow(
+    flags: set[str], careful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "flags", lambda: frozenset(flags))
+    settings = onnxruntime.SessionOptions()
+    compute_exactly(settings)
+    try:
+        given = settings.get_session_config_entry(EXACT_INT8[0])
+    except RuntimeError:
+        given = None
+    assert (given == EXACT_INT8[1]) == careful
 
 
 def scale(source: Source) -> None:

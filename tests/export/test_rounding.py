@@ -37,7 +37,7 @@ def faces(seed: int) -> np.ndarray:
 
 def test_a_layer_answers_closer_than_with_each_weight_rounded_to_nearest() -> None:
     net, shown = identity_heavy(), torch.from_numpy(faces(2))
-    made = round_weights(net, faces(1), 2048, 10**6)
+    made = round_weights(net, faces(1), 2048, 10**6)[0]
     with torch.no_grad():
         truth, found = net(shown), made(shown)
         net.net[2].weight.data = nearest(net.net[2])
@@ -46,7 +46,7 @@ def test_a_layer_answers_closer_than_with_each_weight_rounded_to_nearest() -> No
 
 
 def test_who_rounds_them_anew_finds_them_as_they_are() -> None:
-    layer = round_weights(identity_heavy(), faces(1), 2048, 10**6).net[2]
+    layer = round_weights(identity_heavy(), faces(1), 2048, 10**6)[0].net[2]
     values, _ = quantise(layer.weight.detach().numpy(), 0)
     assert (np.abs(values).reshape(16, -1).max(1) == 127).all()
     assert torch.allclose(nearest(layer), layer.weight, rtol=1e-6, atol=0)
@@ -67,7 +67,7 @@ def test_who_rounds_them_anew_finds_them_as_they_are() -> None:
 def test_what_is_grouped_small_or_too_wide_stays_as_it_is(layer: nn.Conv2d) -> None:
     assert layer.groups > 1 or layer.weight.numel() < 2048 or layer.weight[0].numel() > WIDEST
     net = net_of(nn.Conv2d(1, 32, 3, padding=1), layer)
-    made = round_weights(net, faces(1)[:4], 2048, 10**6)
+    made = round_weights(net, faces(1)[:4], 2048, 10**6)[0]
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), made.parameters(), strict=True))
 
 
@@ -75,12 +75,12 @@ def test_channels_of_zeros_and_inputs_that_are_never_active_do_no_harm() -> None
     net = identity_heavy()
     net.net[2].weight.data[3] = 0
     net.net[0].weight.data[5], net.net[0].bias.data[5] = 0, -1  # behind the ReLU this channel is 0
-    made = round_weights(net, faces(1), 2048, 10**6)
+    made = round_weights(net, faces(1), 2048, 10**6)[0]
     assert all(bool(value.isfinite().all()) for value in made.parameters())
     assert not made.net[2].weight[3].any()
 
 
 def test_a_net_that_would_take_too_long_stays_as_it_is() -> None:
     net = identity_heavy()
-    made = round_weights(net, faces(1), 2048, 10**12)
+    made = round_weights(net, faces(1), 2048, 10**12)[0]
     assert torch.equal(made.net[2].weight, net.net[2].weight)

@@ -120,7 +120,7 @@ def test_a_file_holds_the_net_s_large_weights_in_int8_and_is_a_third_at_most(
     small, large = bundles[f"{target} int8-weights"], bundles[f"{target} fp32"]
     assert small.model_bytes <= 0.3 * large.model_bytes
     even, _ = equalise(source.net, source.reference.images)
-    rounded = round_weights(even, source.reference.images, SMALLEST, source.size.macs)
+    rounded = round_weights(even, source.reference.images, SMALLEST, source.size.macs)[0]
     weights = [p.detach().numpy() for p in rounded.parameters() if p.ndim > 1 and p.numel() >= SMALLEST]
     kept = {one.shape: one for one in stored(small)}
     assert set(kept) == {one.shape for one in weights}  # all of different shapes in this net

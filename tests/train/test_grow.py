@@ -77,6 +77,7 @@ def test_copies_of_a_channel_part_and_added_blocks_learn() -> None:
         ("fer_small", "fer_base", True),
         (SMALL, LARGE, True),
         (LARGE, SMALL, False),
+        ("fer_small", "fer_small", False),
         ("fer_nano", "fer_small", True),
         ("fer_repvgg_n", "fer_small", False),  # blocks of another kind
         ("resnet18", "resnet50", False),

@@ -15,6 +15,7 @@ from conftest import Command
 
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.errors import BadInput, NotAvailable
+from fer_train import loop
 from fer_train.checkpoint import load_checkpoint
 from fer_train.loop import RESUME, Epoch, faster, train
 from fer_train.nets import FACE_NETS
@@ -55,11 +56,14 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path, csv
 def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FACE_NETS, "tiny", ("sum", 1, 8, ((1, 8, 2), (1, 8, 2))))
     recipe, faces = Recipe(model="tiny", epochs=1, batch_size=35, lr=0.01), drawn_faces(70, 1)
+    nets = []
+    monkeypatch.setattr(loop, "faster", lambda net, device: nets.append(made := faster(net, device)) or made)
     plain, compiled = (
         train(recipe, faces, faces, tmp_path / str(how), compiled=how).state_dict for how in (False, True)
     )
     for key, value in plain.items():
         torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-5)
+    assert [hasattr(net, "_orig_mod") for net in nets] == [True]  # what torch.compile makes of a module
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

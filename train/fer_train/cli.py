@@ -36,7 +36,7 @@ def train(
     checkpoint: Annotated[
         Optional[Path],
         typer.Option(
-            help="Checkpoint to begin with, for fine-tuning. Without --recipe: its own net, input and views, a tenth of its learning rate, 10 epochs."
+            help="Checkpoint to begin with, for fine-tuning. Without --recipe: its own net, input and views, a tenth of its learning rate, 10 epochs. With a recipe of a larger net of summed blocks: what that grows from."
         ),
     ] = None,
     teacher: Annotated[

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def can_grow(small: str, large: str) -> bool:
-    """Whether ``grow`` makes the net of the second name from that of the first: both ours, of summed blocks, and not smaller anywhere."""
-    if small not in FACE_NETS or large not in FACE_NETS:
+    """Whether ``grow`` makes the net of the second name from that of the first: both ours, of summed blocks, and larger somewhere, smaller nowhere."""
+    if small == large or small not in FACE_NETS or large not in FACE_NETS:
         return False
     (block, _, stem, stages), (larger_block, _, larger_stem, larger) = FACE_NETS[small], FACE_NETS[large]
     return (

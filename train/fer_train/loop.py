@@ -249,11 +249,14 @@ def faster(net: nn.Module, device: str) -> nn.Module:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if device == "cpu" and shutil.which(compiler) is None:
-        raise NotAvailable(f"--compile needs a C++ compiler, and {compiler} is not here; install it, or leave it out")
+        raise NotAvailable(
+            f"--compile needs a C++ compiler, and {compiler} is not here; install it, or give --no-compile"
+        )
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
     except Exception as error:  # each backend has its own; one that is none of the net's making is seen here first
-        raise NotAvailable(f"--compile fails here: {str(error).strip().splitlines()[0]}; leave it out") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotAvailable(f"--compile fails here: {reason}; give --no-compile") from error
     made: nn.Module = torch.compile(net, dynamic=False)  # type: ignore[assignment]
     return made
 
@@ -313,18 +316,18 @@ def _first_net(
         if before.folded and recipe.quantise:
             net = reparameterize_model(net)
         name = before.model["name"]
-        if can_grow(name, recipe.model) and not before.folded:
+        if name == recipe.model:
+            before.load_into(net)
+        elif can_grow(name, recipe.model) and not before.folded:
             few = max(64, _GROWN_ON * 48**2 // recipe.size**2)
             some = np.asarray(faces.images[:: max(1, len(faces) // few)][:few])
             seen = torch.from_numpy(prepare(some, recipe.size, recipe.crop))
             grow(before.build(), net, (seen.float() / 255 - grey[0]) / grey[1])
-        elif name != recipe.model:
+        else:
             raise BadInput(
                 f"{start}: its weights do not fit, they are of {name}{', folded' * before.folded}; {recipe.model} begins with a checkpoint of its own, "
                 "or with an unfolded one of a smaller net of ours with summed blocks"
             )
-        else:
-            before.load_into(net)
         origin = {"checkpoint_sha256": sha256_of(start), "recipe": before.recipe, "epochs": before.metrics.get("epoch")}
     if not recipe.quantise:
         return net, origin, grey

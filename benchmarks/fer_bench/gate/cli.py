@@ -44,7 +44,10 @@ def gate(
     ] = None,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Check latency ratios.")] = True,
     max_slowdown: Annotated[
-        float, typer.Option(min=1.0, help="How many times the baseline's latency ratio is still well.")
+        float,
+        typer.Option(
+            min=1.0, help="How many times the baseline's latency ratio, and its multiply-accumulates, are still well."
+        ),
     ] = 1.25,
     device: options.Device = "",
     threads: options.Threads = 0,

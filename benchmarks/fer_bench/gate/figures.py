@@ -22,7 +22,7 @@ class Bounds:
     accuracy_loss: share of images by which accuracy may be lower
     flips_floor, flips_share: right answers that may turn wrong in a class: so many, or that share of its images
     ece_rise: rise of the expected calibration error, 0..1
-    slowdown: latency ratio over the baseline's
+    slowdown: latency ratio, and multiply-accumulates, over the baseline's
     grey_levels: by how much a prepared pixel may differ from exact arithmetic
     """
 

@@ -8,6 +8,7 @@ DequantizeLinear, int8 and zero-point 0 throughout. The engine itself is built w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,7 +203,11 @@ def _check_quantised(model: onnx.ModelProto) -> None:
     for node in _nodes(model.graph):
         if node.op_type != "QuantizeLinear":
             continue
-        if node.input[0] not in constants and node.input[1] in constants and sum(constants[node.input[1]].dims) > 1:
+        if (
+            node.input[0] not in constants
+            and node.input[1] in constants
+            and math.prod(constants[node.input[1]].dims) > 1
+        ):
             raise NotAvailable(f"node {node.name} has a scale for each channel, which TensorRT takes for weights alone")
         if len(node.input) > 2 and node.input[2] in constants:
             from onnx import numpy_helper
