@@ -171,10 +171,10 @@ def test_loadgen_and_our_own_clock_agree_and_leave_nothing_behind(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(loadgen.tempfile, "tempdir", None)
-    with engine(null, lambda _: 0.002) as session:
+    with engine(null, lambda _: 0.005) as session:
         row = loadgen.summarise(*drive(session, IMAGES, np.random.default_rng(0), 72, 0.2))
     assert row["count"] >= 72
-    assert 2 <= row["p50"] <= row["p90"]
+    assert 5 <= row["p50"] <= row["p90"]
     assert row["p99"] is None  # it would name one; so few queries do not support it
     assert row["ratio_p50"] == pytest.approx(1, abs=0.2)
     assert not list(tmp_path.iterdir())

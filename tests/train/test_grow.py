@@ -74,7 +74,7 @@ def test_copies_of_a_channel_part_and_added_blocks_learn() -> None:
 @pytest.mark.parametrize(
     ("small", "large", "fine"),
     [
-        ("fer_small", "fer_base", True),
+        ("fer_small", "fer_base", False),  # larger maps
         (SMALL, LARGE, True),
         (LARGE, SMALL, False),
         ("fer_small", "fer_small", False),

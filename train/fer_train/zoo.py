@@ -59,6 +59,7 @@ ZOO: tuple[Backbone, ...] = (
             ("fer_repvgg_s", "2101.03697"),
             ("fer_repvgg_m", "2101.03697"),
             ("fer_small", "2212.01593"),
+            ("fer_base", "2212.01593"),
             ("fer_mobileone_xs", "2206.04040"),
             ("fer_mobileone_s", "2206.04040"),
             ("fer_mobileone_m", "2206.04040"),
