@@ -75,7 +75,7 @@ def train(
         Optional[bool],
         typer.Option(
             "--compile/--no-compile",
-            help="Train through torch.compile: a minute at first, then up to twice as fast (docs/training.md).",
+            help="Train through torch.compile: half a minute for each size of view at first, then faster.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 means all usable cores.")] = 0,
