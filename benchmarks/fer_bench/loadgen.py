@@ -29,7 +29,11 @@ _SHARES = {"p50": ("50.00", 0.5), "p90": ("90.00", 0.9), "p99": ("99.00", 0.99)}
 
 def missing() -> str | None:
     """One line that says what to install, or None if LoadGen is."""
-    return None if find_spec("mlperf_loadgen") else "--loadgen needs mlperf_loadgen; pip install 'fer-edge[loadgen]'"
+    return (
+        None
+        if find_spec("mlperf_loadgen")
+        else "--loadgen needs mlperf_loadgen; pip install '.[loadgen]' in fer-edge's checkout"
+    )
 
 
 def drive(

@@ -47,7 +47,7 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise NotAvailable("plots need matplotlib; pip install 'fer-edge[report]'") from error
+        raise NotAvailable("plots need matplotlib; pip install '.[report]' in fer-edge's checkout") from error
     with styled():
         return Figure(figsize=(width, height))
 

@@ -282,7 +282,7 @@ def find_checkpoint(given: Path | None) -> Path:
     """
     if find_spec("torch") is None or find_spec("timm") is None:
         raise NotAvailable(
-            "exporting needs torch and timm, not installed here; pip install 'fer-edge[export]', or give a bundle made elsewhere with --model"
+            "exporting needs torch and timm, not installed here; pip install '.[export]' in fer-edge's checkout, or give a bundle made elsewhere with --model"
         )
     from fer_train.checkpoint import SHIPPED, checkpoint_path
 

@@ -34,7 +34,7 @@ METHODS = {
     "minmax": "MINMAX",
     "percentile": "MEAN_QUANTILE",  # each image's 0.01 and 99.99 % quantiles, averaged
 }
-INSTALL = "pip install 'fer-edge[quantise]'"
+INSTALL = "pip install '.[quantise]' in fer-edge's checkout"
 _BATCH = 64
 _DIGEST = hashlib.sha256().digest_size
 _WARM_UP, _TURNS, _LEAD_IN = 10, 60, 2  # of a comparison of graphs' times

@@ -29,7 +29,7 @@ FORMAT = 1
 DOMAIN = b"fer-edge bundle v1\n"
 KEY_TYPE = "ssh-ed25519"
 LARGEST = 4096  # bytes of a signature file; a real one has about 250
-INSTALL = "pip install 'fer-edge[sign]'"
+INSTALL = "pip install '.[sign]' in fer-edge's checkout"
 
 
 def trusted_keys_file() -> Path:

@@ -368,7 +368,7 @@ def test_without_matplotlib_nothing_is_measured_for_a_page_that_cannot_be_drawn(
     arguments = ["--runtime", "null", "--model", str(bundles["onnx fp32"].path), "--html", str(tmp_path / "page.html")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "error: plots need matplotlib; pip install 'fer-edge[report]'\n"
+    assert done.stderr == "error: plots need matplotlib; pip install '.[report]' in fer-edge's checkout\n"
 
 
 # --- in the browser -------------------------------------------------------------------------------

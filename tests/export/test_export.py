@@ -200,7 +200,7 @@ def test_what_cannot_be_exported_is_refused_with_what_can(
     monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "openvino" else object())
     assert (
         why_no_target("openvino")
-        == "target openvino needs openvino, not installed here; pip install 'fer-edge[export,openvino]'"
+        == "target openvino needs openvino, not installed here; pip install '.[export,openvino]' in fer-edge's checkout"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -114,7 +114,7 @@ def test_a_board_without_engines_measures_the_harness_and_names_what_is_missing(
     assert null.returncode == 0, null.stderr
     missing = run(board, bench, "--runtime", "onnxruntime", "--model", path)
     assert missing.returncode == 2
-    assert missing.stderr.strip().endswith("pip install 'fer-edge[onnx]'")
+    assert missing.stderr.strip().endswith("pip install '.[onnx]' in fer-edge's checkout")
     assert "Traceback" not in missing.stderr
 
 
@@ -133,5 +133,6 @@ def test_a_board_without_cryptography_runs_a_signed_bundle_and_cannot_vouch_for_
     for refused in needed:
         assert refused.returncode == 2
         assert (
-            refused.stderr == "error: signatures need cryptography, not installed here; pip install 'fer-edge[sign]'\n"
+            refused.stderr
+            == "error: signatures need cryptography, not installed here; pip install '.[sign]' in fer-edge's checkout\n"
         )

@@ -384,7 +384,7 @@ def test_an_encrypted_key_without_bcrypt_says_what_to_install(bundle: Path, tmp_
         [sys.executable, "-c", code + SIGN, str(bundle), str(key)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("pip install 'fer-edge[sign]'")
+    assert done.stderr.strip().endswith("pip install '.[sign]' in fer-edge's checkout")
     assert "Traceback" not in done.stderr
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fer_runtimes.data import Faces
-from fer_train.augment import Augment, augment
+from fer_train.augment import Augment, augment, mixed
 
 STILL = Augment(rotate=0, field=(1, 1), shift=0, flip=0, light=0, erase=0)
 
@@ -42,3 +42,18 @@ def test_erasing_replaces_a_part_and_only_a_part(faces: Faces) -> None:
     share = changed.mean((1, 2, 3))
     assert share.max() < 0.35
     assert share.mean() > 0.02
+
+
+def test_mixing_averages_a_view_and_its_target_with_anothers_by_the_same_share(faces: Faces) -> None:
+    seen = torch.from_numpy(views(faces, STILL))
+    targets = torch.eye(len(seen))
+    torch.manual_seed(0)
+    made, wanted = mixed(seen, targets, 1.0)
+    share = wanted.diagonal()
+    assert (share >= 0.5).all()
+    assert (share < 0.9).any()
+    torch.testing.assert_close(wanted.sum(1), torch.ones(len(seen)))
+    assert (wanted > 0).sum(1).max() <= 2
+    torch.testing.assert_close(made, torch.einsum("ij,jchw->ichw", wanted, seen))
+    torch.manual_seed(0)
+    torch.testing.assert_close(mixed(seen, targets, 1.0)[0], made, rtol=0, atol=0)

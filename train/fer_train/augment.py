@@ -73,6 +73,24 @@ def augment(images: torch.Tensor, size: int, how: Augment, generator: torch.Gene
     return views
 
 
+def mixed(views: torch.Tensor, targets: torch.Tensor, parameter: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each view and its target, averaged with another's: mixup (Zhang et al., arXiv 1710.09412).
+
+    The share of the view itself is drawn from Beta(parameter, parameter), and is at least a half. Randomness is torch's own.
+    Under distillation the teachers are shown the mixed view too, so that they say what they did not learn by heart.
+    """
+    import torch
+
+    count = len(views)
+    share = torch.distributions.Beta(parameter, parameter).sample((count,)).to(views)
+    share = torch.maximum(share, 1 - share)[:, None]
+    other = torch.randperm(count, device=views.device)
+    return (
+        share[..., None, None] * views + (1 - share[..., None, None]) * views[other],
+        share * targets + (1 - share) * targets[other],
+    )
+
+
 def _rectangles(
     count: int, size: int, probability: float, device: torch.device, generator: torch.Generator
 ) -> torch.Tensor:

@@ -30,7 +30,7 @@ from fer_runtimes.files import sha256_of, whole_file
 from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
 from fer_runtimes.temperature import calibrate
-from fer_train.augment import augment
+from fer_train.augment import augment, mixed
 from fer_train.checkpoint import Checkpoint, load_checkpoint, load_plain, save_checkpoint
 from fer_train.distil import distillation_loss, load_teachers, opinions
 from fer_train.nets import build_net
@@ -151,15 +151,17 @@ def train(
             update = epoch * steps + i
             schedule.step_update(update)
             chosen = order[i * batch : (i + 1) * batch]
-            seen = augment(images[chosen], size, recipe.augment, generator)
+            seen, wanted = augment(images[chosen], size, recipe.augment, generator), soft[chosen]
+            if recipe.mixup:
+                seen, wanted = mixed(seen, wanted, recipe.mixup)
             views = ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
                 logits = forward(views)
                 told = opinions(taught_by, seen, recipe.distil_temperature) if taught_by else None
             if told is None:
-                loss = torch.nn.functional.cross_entropy(logits.float(), soft[chosen])
+                loss = torch.nn.functional.cross_entropy(logits.float(), wanted)
             else:
-                loss = distillation_loss(logits.float(), soft[chosen], told, recipe.distil, recipe.distil_temperature)
+                loss = distillation_loss(logits.float(), wanted, told, recipe.distil, recipe.distil_temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[Any, float, float]] = {  # of a setting: its type, the 
     "drop_path_rate": (_NUMBER, 0, 0.99),
     "smoothing": (_NUMBER, 0, 1),
     "votes": (_NUMBER, 0, 1),
+    "mixup": (_NUMBER, 0, math.inf),
     "distil": (_NUMBER, 0, 1),
     "distil_temperature": (_NUMBER, 1e-3, math.inf),
     "ema": (_NUMBER, 0, 1),
@@ -44,6 +45,7 @@ class Recipe:
     crop: share of a face's side that the trained net is shown: views zoom in by their mean ``field``
     votes: weight of FER+ votes in the target, where votes are given; the rest is the hard label
     smoothing: of the hard label
+    mixup: parameter of the Beta distribution of which each view's share in its mean with another is drawn; 0 mixes none
     distil: weight of the teachers' opinion in the loss, where teachers are given; the rest is the target above
     distil_temperature: at which opinions are compared; 1 takes the teachers' probabilities as they are
     ema: decay of the weights' moving average, per step; the average is what is saved
@@ -64,6 +66,7 @@ class Recipe:
     drop_path_rate: float = 0.0
     smoothing: float = 0.1
     votes: float = 0.3
+    mixup: float = 0.0
     distil: float = 0.9
     distil_temperature: float = 2.0
     ema: float = 0.998

@@ -45,7 +45,7 @@ class OrtSession(Session):
         provider, provider_options = _PROVIDERS[options.device]
         if provider not in onnxruntime.get_available_providers():
             raise NotAvailable(
-                f"this onnxruntime has no {provider}; pip install 'fer-edge[onnx-gpu]', or use --device cpu"
+                f"this onnxruntime has no {provider}; pip install '.[onnx-gpu]' in fer-edge's checkout, or use --device cpu"
             )
         settings = _settings(options)
         if bundle.manifest.precision == "int8-weights":
@@ -146,7 +146,9 @@ def trace(bundle: Bundle, threads: int) -> Tracer:
     import onnxruntime
 
     if find_spec("onnx") is None:
-        raise NotAvailable("showing the tensors of an ONNX graph needs onnx; pip install 'fer-edge[export]'")
+        raise NotAvailable(
+            "showing the tensors of an ONNX graph needs onnx; pip install '.[export]' in fer-edge's checkout"
+        )
     import onnx
 
     model = onnx.load(bundle.file(".onnx"))

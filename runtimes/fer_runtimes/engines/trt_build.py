@@ -108,7 +108,7 @@ def build(bundle: Bundle, timings: Path) -> tuple[bytes, Audit]:
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
         raise NotAvailable(
-            f"building an engine needs polygraphy ({error}); pip install 'fer-edge[tensorrt]'"
+            f"building an engine needs polygraphy ({error}); pip install '.[tensorrt]' in fer-edge's checkout"
         ) from error
     settings, logger = BuildSettings.of(bundle), errors_logger()
     # Polygraphy keeps one logger for TensorRT and prints what it hears; ours takes its place so that

@@ -122,7 +122,9 @@ def _messages(module: str) -> Any:
     if name not in sys.modules:
         spec = find_spec("coremltools")
         if spec is None or spec.origin is None:
-            raise NotAvailable("reading a Core ML package needs coremltools; pip install 'fer-edge[coreml]'")
+            raise NotAvailable(
+                "reading a Core ML package needs coremltools; pip install '.[coreml]' in fer-edge's checkout"
+            )
         package = ModuleType(name)
         package.__path__ = [str(Path(spec.origin).parent / "proto")]
         sys.modules[name] = package
