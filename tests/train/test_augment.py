@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fer_runtimes.data import Faces
-from fer_train.augment import Augment, augment, mixed
+from fer_train.augment import Augment, as_a_poor_camera_sees, augment, mixed
 
 STILL = Augment(rotate=0, field=(1, 1), shift=0, flip=0, light=0, erase=0)
 
@@ -57,3 +57,22 @@ def test_mixing_averages_a_view_and_its_target_with_anothers_by_the_same_share(f
     torch.testing.assert_close(made, torch.einsum("ij,jchw->ichw", wanted, seen))
     torch.manual_seed(0)
     torch.testing.assert_close(mixed(seen, targets, 1.0)[0], made, rtol=0, atol=0)
+
+
+def test_a_poor_camera_takes_light_and_detail_and_adds_noise(faces: Faces) -> None:
+    seen = torch.from_numpy(views(faces, STILL))
+    made = as_a_poor_camera_sees(seen, 1.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made * 255, (made * 255).round(), rtol=0, atol=1e-3)  # bytes
+    assert 0 <= made.min() <= made.max() <= 1
+    light = made.mean((1, 2, 3)) / seen.mean((1, 2, 3))
+    assert 0.5 < ((light > 0.95) & (light < 1.05)).float().mean() < 0.85
+    assert 0.08 < light.min() < 0.4
+    edges = (made.diff(dim=3).abs().mean((1, 2, 3)) / seen.diff(dim=3).abs().mean((1, 2, 3)))[light > 0.95]
+    assert edges.min() < 0.8  # blurred
+    assert edges.max() > 1.2  # noisy
+
+
+def test_a_poor_camera_sees_so_many_of_the_views_and_leaves_the_others(faces: Faces) -> None:
+    seen = torch.from_numpy(views(faces, STILL))
+    made = as_a_poor_camera_sees(seen, 0.3, torch.Generator().manual_seed(0))
+    assert 0.15 < (made != seen).flatten(1).any(1).float().mean() < 0.45

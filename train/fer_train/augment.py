@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+_REACH = 6  # pixels, of a blur to each side
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -25,6 +27,7 @@ class Augment:
     flip: probability of mirroring
     light: of gain, gamma (multiplied or divided by up to 1 + light) and offset (of full range, half as much)
     erase: probability that a rectangle of 2..20 % of the view is replaced by noise
+    camera: probability that the net sees the view as a poor camera gives it (``as_a_poor_camera_sees``); its teachers see it as it was
     """
 
     rotate: float = 15.0
@@ -33,6 +36,7 @@ class Augment:
     flip: float = 0.5
     light: float = 0.3
     erase: float = 0.3
+    camera: float = 0.0
 
 
 def augment(images: torch.Tensor, size: int, how: Augment, generator: torch.Generator) -> torch.Tensor:
@@ -89,6 +93,39 @@ def mixed(views: torch.Tensor, targets: torch.Tensor, parameter: float) -> tuple
         share[..., None, None] * views + (1 - share[..., None, None]) * views[other],
         share * targets + (1 - share) * targets[other],
     )
+
+
+def as_a_poor_camera_sees(views: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """A ``probability`` of the views, float32 ``[N, 1, S, S]`` in 0..1, blurred, darker and noisy, in 256 levels of grey.
+
+    The blur is a Gaussian, of a lens across and of a movement along a direction drawn at random; two of three views keep
+    their light, others as little as a tenth of it; noise is the sensor's own and that of the light, whose variance grows
+    with it. Teachers who see the view before this say what there was to be seen.
+    """
+    import torch
+    from torch.nn import functional
+
+    device, size = views.device, views.shape[-1]
+    chosen = torch.rand(len(views), device=device, generator=generator) < probability
+    clear = views[chosen]
+    angle, lens, movement, dim, light, read, shot = torch.rand(
+        7, len(clear), 1, 1, 1, device=device, generator=generator
+    )
+    at = torch.arange(-_REACH, _REACH + 1, device=device, dtype=views.dtype)
+    down, right = at[:, None], at[None, :]
+    cos, sin = torch.cos(angle * math.pi), torch.sin(angle * math.pi)
+    across = 0.2 + lens**3 * size / 30
+    along = across + movement**3 * size / 14
+    weights = torch.exp(-0.5 * (((cos * right + sin * down) / along) ** 2 + ((cos * down - sin * right) / across) ** 2))
+    weights = weights / weights.sum((2, 3), keepdim=True)
+    padded = functional.pad(clear, (_REACH,) * 4, mode="replicate").transpose(0, 1)
+    blurred = functional.conv2d(padded, weights, groups=len(clear)).transpose(0, 1)
+    dark = blurred * torch.where(dim < 1 / 3, 10**-light, 1.0)
+    sigma = ((0.08 * read**4) ** 2 + (0.15 * shot**4) ** 2 * dark).sqrt()
+    noisy = dark + sigma * torch.randn(clear.shape, device=device, generator=generator)
+    made = views.clone()
+    made[chosen] = (noisy * 255).round().clamp(0, 255) / 255
+    return made
 
 
 def _rectangles(

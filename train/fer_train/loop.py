@@ -30,7 +30,7 @@ from fer_runtimes.files import sha256_of, whole_file
 from fer_runtimes.images import prepare
 from fer_runtimes.labels import LABELS
 from fer_runtimes.temperature import calibrate
-from fer_train.augment import augment, mixed
+from fer_train.augment import as_a_poor_camera_sees, augment, mixed
 from fer_train.checkpoint import Checkpoint, load_checkpoint, load_plain, save_checkpoint
 from fer_train.distil import distillation_loss, load_teachers, opinions
 from fer_train.nets import build_net
@@ -154,7 +154,9 @@ def train(
             seen, wanted = augment(images[chosen], size, recipe.augment, generator), soft[chosen]
             if recipe.mixup:
                 seen, wanted = mixed(seen, wanted, recipe.mixup)
-            views = ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
+            worse = recipe.augment.camera
+            shown = as_a_poor_camera_sees(seen, worse, generator) if worse else seen
+            views = ((shown - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
                 logits = forward(views)
                 told = opinions(taught_by, seen, recipe.distil_temperature) if taught_by else None
