@@ -107,7 +107,6 @@ def quantise_source(
     """
     from fer_export.noise import measure, readiness
     from fer_export.quantise import (
-        HEAVY,
         METHODS,
         answers,
         check_installed,
@@ -116,7 +115,7 @@ def quantise_source(
         quantise_once,
         times_as_long,
     )
-    from fer_export.rounding import round_weights, told, with_float
+    from fer_export.rounding import parameters_of, round_weights, told, with_float
     from fer_export.targets import FP32
     from fer_export.targets.to_onnx import graph
     from fer_export.targets.to_tensorrt import normalisation
@@ -141,13 +140,13 @@ def quantise_source(
         f"{widest.per_tensor_db:.0f} dB with one scale, {widest.per_channel_db:.0f} dB with one a channel"
     )
     outside = {node.name for node in normalisation(model)}
-    weights = {node.name: node.input[1] for node in model.graph.node if node.op_type in HEAVY}
+    weights = parameters_of(model, even)
     rounded, rounded_layers = round_weights(even, to_calibrate, 1, source.size.macs)
     say(f"int8: {told(rounded_layers, source.size)}")
     layers: list[Noise] = []
     kept: list[str] = []
     while True:
-        net = with_float(rounded, even, [weights[name] for name in kept])
+        net = with_float(rounded, even, [weights[name] for name in kept if name in weights])
         quantised = quantise_once(graph(replace(source, net=net)), to_calibrate, method, outside | set(kept))
         found = held_out.judge(answers(quantised, images))
         if not layers:

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_export.quantise import HEAVY
+
 if TYPE_CHECKING:
+    import onnx
     import torch
     from torch import nn
 
@@ -65,16 +68,38 @@ def told(layers: int, size: Size) -> str:
 
 
 def with_float(rounded: Deployable, before: Deployable, weights: Collection[str]) -> Deployable:
-    """A copy of ``rounded`` in which the parameters of those names are as they were before; names that are none
-    are passed over: what stands in the graph under another name, a transposed weight, stays on its grid."""
+    """A copy of ``rounded`` in which the parameters of those names are as they were before."""
     import torch
 
     result = copy.deepcopy(rounded)
     own, old = dict(result.named_parameters()), dict(before.named_parameters())
     with torch.no_grad():
-        for name in own.keys() & set(weights):
+        for name in weights:
             own[name].copy_(old[name])
     return result
+
+
+def parameters_of(model: onnx.ModelProto, net: Deployable) -> dict[str, str]:
+    """Of each convolution and product of the net's graph, by its node's name, the net's parameter that it multiplies with.
+
+    The exporter keeps a weight's name, but where it transposes it: such a one is known by its values. What multiplies two
+    computed tensors, as attention does, has none.
+    """
+    from onnx import numpy_helper
+
+    parameters = {name: value.detach().numpy() for name, value in net.named_parameters()}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type not in HEAVY:
+            continue
+        weight = node.input[1]
+        if weight not in parameters and weight in stored:
+            value = numpy_helper.to_array(stored[weight])
+            weight = next((name for name, own in parameters.items() if np.array_equal(own.T, value)), "")
+        if weight in parameters:
+            found[node.name] = weight
+    return found
 
 
 def _can_be_rounded(layer: nn.Conv2d | nn.Linear, smallest: int) -> bool:

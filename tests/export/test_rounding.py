@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fer_export.rounding import WIDEST, round_weights
+from fer_export.pipeline import Source
+from fer_export.rounding import WIDEST, parameters_of, round_weights, with_float
+from fer_export.targets.to_onnx import graph
 from fer_export.weights8 import quantise
 from fer_runtimes.drawn import drawn_faces
 from fer_runtimes.images import prepare
@@ -84,3 +88,19 @@ def test_a_net_that_would_take_too_long_stays_as_it_is() -> None:
     net = identity_heavy()
     made = round_weights(net, faces(1), 2048, 10**12)[0]
     assert torch.equal(made.net[2].weight, net.net[2].weight)
+
+
+def test_a_weight_that_the_exporter_transposed_is_found_and_given_back(source: Source) -> None:
+    tokens = nn.Linear(36, 16), nn.ReLU(), nn.Flatten(), nn.Linear(128, 7)
+    net = net_of(nn.Conv2d(1, 8, 8, stride=8), nn.Flatten(2), *tokens)
+    model = graph(dataclasses.replace(source, net=net))
+    heavy = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+    product = next(node for node in heavy if node.op_type == "MatMul")
+    assert product.input[1] not in dict(net.named_parameters())
+    read = parameters_of(model, net)
+    assert [read[node.name] for node in heavy] == ["net.0.weight", "net.2.weight", "net.5.weight"]
+    rounded = round_weights(net, faces(1), 1, 10**6)[0]
+    assert not torch.equal(rounded.net[2].weight, net.net[2].weight)
+    given_back = with_float(rounded, net, [read[product.name]])
+    assert torch.equal(given_back.net[2].weight, net.net[2].weight)
+    assert torch.equal(given_back.net[5].weight, rounded.net[5].weight)
