@@ -28,6 +28,7 @@ from fer_export.targets.to_tensorrt import normalisation
 from fer_runtimes import console
 from fer_runtimes.cpu import has_vnni
 from fer_runtimes.data import TEST_SPLITS, load_faces
+from fer_runtimes.errors import BadInput
 from fer_runtimes.images import prepare
 from fer_runtimes.metrics import softmax
 from fer_train.equalise import equalise
@@ -62,7 +63,9 @@ def int8(
     size, crop = source.checkpoint.input["size"], source.checkpoint.input["crop"]
     to_calibrate = calibrating_images(calibration, size, crop)
     even = equalise(source.net, to_calibrate)[0]
-    rounded = round_weights(even, to_calibrate, 1, source.size.macs)[0]
+    rounded, layers_rounded = round_weights(even, to_calibrate, 1, source.size.macs)
+    if not layers_rounded:
+        raise BadInput(f"{source.checkpoint.model['name']}: none of its layers can be rounded as OPTQ does in time")
     nets = {"as trained": source.net, "even": even, "rounded": rounded}
     floats = {key: graph(replace(source, net=net)) for key, net in nets.items()}
     sets = [

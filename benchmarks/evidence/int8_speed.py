@@ -1,4 +1,4 @@
-"""What INT8 is worth in time: ``python -m evidence.int8_speed --data fer2013.csv``.
+"""What INT8 is worth in time: ``python -m evidence.int8_speed --data fer2013.csv --checkpoint fer_small``.
 
 Every net in float32 and in INT8 on ONNX Runtime and on OpenVINO, measured in turns in one run.
 """
@@ -82,6 +82,7 @@ def int8_speed(
     words = [
         f"accuracy and agreement (with PyTorch's float32) on {test.split} of {test.name}",
         f"one image at a time, on {threads} of its cores, at least {queries} queries, all bundles in turns",
+        "against fp32 of the same engine in the same rounds, with its 95 % interval; ? where that is wider than ±5 %",
         *([f"BUSY: other programs took {busy:.0%} of its processors while measuring"] if busy > BUSY else []),
     ]
     show(HEADINGS, rows, words, markdown_out)

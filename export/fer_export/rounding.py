@@ -62,7 +62,7 @@ def told(layers: int, size: Size) -> str:
         f"weights of {layers} layers rounded with regard to each other (OPTQ), those of others to nearest"
         if layers
         else (
-            f"each weight rounded to nearest: with regard to each other ({size.macs / 1e6:.0f} M MACs) it would take long"
+            f"each weight rounded to nearest: OPTQ takes none of its layers, or would take too long for {size.macs / 1e6:.0f} M MACs"
         )
     )
 

@@ -23,6 +23,7 @@ from PIL import Image
 from fer_bench import tables
 from fer_bench.bench import Job, bench
 from fer_bench.merge import merge
+from fer_bench.report import plots
 from fer_bench.mistakes import disagreements, worst_mistakes
 from fer_bench.report.answer import answers, names, pareto
 from fer_bench.report.page import write_report
@@ -512,3 +513,13 @@ def test_what_would_trouble_a_reader_is_found(
     (tmp_path / "results.html").write_text(changed := change(page), encoding="utf-8")
     assert changed != page
     assert complaint in " ".join(faults(window, tmp_path / "results.html", *WIDTHS["phone"], True))
+
+
+def test_rows_share_a_reliability_diagram_only_where_their_errors_are_the_same() -> None:
+    bins = [[600, 480.0, 470], [1000, 900.0, 890]]
+    one = {"images": 1600, "temperature": 1.0, "bins": {"raw": bins}, "calibration_error": {"raw": 0.012}}
+    moved = [[601, 480.8, 471], [999, 899.2, 889]]
+    assert plots._same_bins(one, one | {"bins": {"raw": moved}, "calibration_error": {"raw": 0.0125}})
+    assert not plots._same_bins(one, one | {"bins": {"raw": moved}, "calibration_error": {"raw": 0.016}})
+    others = [[650, 520.0, 505], [950, 860.0, 855]]
+    assert not plots._same_bins(one, one | {"bins": {"raw": others}})

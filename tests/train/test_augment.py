@@ -76,3 +76,8 @@ def test_a_poor_camera_sees_so_many_of_the_views_and_leaves_the_others(faces: Fa
     seen = torch.from_numpy(views(faces, STILL))
     made = as_a_poor_camera_sees(seen, 0.3, torch.Generator().manual_seed(0))
     assert 0.15 < (made != seen).flatten(1).any(1).float().mean() < 0.45
+
+
+def test_a_poor_camera_that_sees_none_of_a_batch_leaves_it_as_it_is(faces: Faces) -> None:
+    seen = torch.from_numpy(views(faces, STILL))[:1]
+    assert torch.equal(as_a_poor_camera_sees(seen, 1e-9, torch.Generator().manual_seed(0)), seen)

@@ -34,6 +34,8 @@ def test_views_grow_as_the_recipe_says() -> None:
         ("epochs = ", "recipe"),
         ("sizes = [[0.0, 40]]", "end with the input size 48"),
         ("[augment]\nspin = 1", "unknown setting spin"),
+        ("[augment]\ncamera = 1.5", "camera is 1.5; a number, at least 0 and at most 1"),
+        ('[augment]\nerase = "yes"', "erase is 'yes'; a number"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_name(tmp_path: Path, text: str, complaint: str) -> None:

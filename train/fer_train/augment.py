@@ -1,8 +1,8 @@
 """Random views of grey faces, made for a whole batch at once on the device that trains.
 
 One affine resampling per image (rotation, zoom, shift, flip), then light (gain, offset, gamma),
-then one erased rectangle, as in the recipes that hold FER2013's records (shared figures and
-sources are in docs/training.md).
+then one erased rectangle, as in the recipes that hold FER2013's records (docs/training.md
+names them).
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ def as_a_poor_camera_sees(views: torch.Tensor, probability: float, generator: to
 
     device, size = views.device, views.shape[-1]
     chosen = torch.rand(len(views), device=device, generator=generator) < probability
+    if not chosen.any():
+        return views
     clear = views[chosen]
     angle, lens, movement, dim, light, read, shot = torch.rand(
         7, len(clear), 1, 1, 1, device=device, generator=generator

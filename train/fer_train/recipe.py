@@ -33,6 +33,14 @@ _RANGES: dict[str, tuple[Any, float, float]] = {  # of a setting: its type, the 
     "ema": (_NUMBER, 0, 1),
     "seed": (int, 0, 2**31),
 }
+_VIEWS: dict[str, tuple[Any, float, float]] = {  # likewise, of [augment]
+    "rotate": (_NUMBER, 0, 180),
+    "shift": (_NUMBER, 0, 1),
+    "flip": (_NUMBER, 0, 1),
+    "light": (_NUMBER, 0, math.inf),
+    "erase": (_NUMBER, 0, 1),
+    "camera": (_NUMBER, 0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -75,14 +83,8 @@ class Recipe:
     augment: Augment = dataclasses.field(default_factory=Augment)
 
     def __post_init__(self) -> None:
-        for name, (kinds, least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if name == "stem_stride" and value is None:
-                continue
-            if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
-                what = "a whole number" if kinds is int else "a number"
-                bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
-                raise BadInput(f"recipe: {name} is {value!r}; {what}, {bounds}, is needed")
+        _check_ranges(self, _RANGES)
+        _check_ranges(self.augment, _VIEWS)
         if self.sizes and (self.sizes[0][0] != 0 or self.sizes[-1][1] != self.size):
             raise BadInput(f"recipe: sizes {self.sizes} must start at 0 and end with the input size {self.size}")
 
@@ -96,6 +98,17 @@ class Recipe:
         values["sizes"] = [list(pair) for pair in self.sizes]
         values["augment"]["field"] = list(self.augment.field)
         return values
+
+
+def _check_ranges(settings: Any, ranges: dict[str, tuple[Any, float, float]]) -> None:
+    for name, (kinds, least, most) in ranges.items():
+        value = getattr(settings, name)
+        if name == "stem_stride" and value is None:
+            continue
+        if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
+            what = "a whole number" if kinds is int else "a number"
+            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            raise BadInput(f"recipe: {name} is {value!r}; {what}, {bounds}, is needed")
 
 
 def recipe_from(values: dict[str, Any], where: str) -> Recipe:

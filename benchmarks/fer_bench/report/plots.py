@@ -331,7 +331,10 @@ def _reliabilities(rows: Sequence[Row], called: Sequence[str]) -> Iterator[Plot]
 
 
 def _same_bins(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether at most an image in 200 stands in another bin, or is right in the one and wrong in the other."""
+    """Whether at most an image in 200 stands in another bin, or is right in the one and wrong in the other, and the errors are the same."""
+    errors = ([found["calibration_error"][name] for name in found["bins"]] for found in (one, other))
+    if any(abs(a - b) > 0.001 for a, b in zip(*errors, strict=True)):
+        return False
     if one["temperature"] != other["temperature"] or one["images"] != other["images"]:
         return False
     for name in one["bins"]:

@@ -25,7 +25,7 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 # Without VNNI an x86 CPU adds pairs of products in 16 bits, which overflow in silence: a shipped net's accuracy fell
 # from 66 to 44 %. With this ONNX Runtime takes instructions that cannot. It does so on every x86 CPU, also on those
-# that are exact anyhow and nearly three times as fast without it.
+# that are exact anyhow and two to three times as fast without it.
 EXACT_INT8 = ("session.x64quantprecision", "1")
 _INT8 = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
 _HEAVY = (*_INT8, "Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
