@@ -9,6 +9,7 @@ DATA ?=
 DEMO := build/demo
 BIN := .venv/bin
 READY := .venv/.ready
+OTHERS := nano base
 
 .PHONY: need-data demo test lint gate figures curves int8 int8-speed corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
 
@@ -48,8 +49,8 @@ figures: need-data $(READY)
 	$(BIN)/python benchmarks/paste_results.py results build/figures.md docs/model-card.md
 	sed '/^Latency with confidence/,$$d' build/figures.md > build/figures-short.md
 	$(BIN)/python benchmarks/paste_results.py results build/figures-short.md README.md
-	$(BIN)/fer-bench --runtime all --checkpoint fer_nano --data $(DATA) --queries 5000 --markdown build/figures-nano.md
-	$(BIN)/python benchmarks/paste_results.py results build/figures-nano.md docs/model-card-nano.md
+	for tier in $(OTHERS); do $(BIN)/fer-bench --runtime all --checkpoint fer_$$tier --data $(DATA) --queries 5000 --markdown build/figures-$$tier.md && \
+	  $(BIN)/python benchmarks/paste_results.py results build/figures-$$tier.md docs/model-card-$$tier.md || exit $$?; done
 
 # How the runs behind the nets went, from their logs (docs/training.md).
 curves: $(READY)
@@ -60,8 +61,8 @@ curves: $(READY)
 int8: need-data $(READY)
 	$(BIN)/python -m evidence.int8 --data $(DATA) --markdown build/int8.md
 	$(BIN)/python benchmarks/paste_results.py int8 build/int8.md docs/precision.md
-	$(BIN)/python -m evidence.int8 --data $(DATA) --checkpoint fer_nano --markdown build/int8-nano.md
-	$(BIN)/python benchmarks/paste_results.py int8-nano build/int8-nano.md docs/precision.md
+	for tier in $(OTHERS); do $(BIN)/python -m evidence.int8 --data $(DATA) --checkpoint fer_$$tier --markdown build/int8-$$tier.md && \
+	  $(BIN)/python benchmarks/paste_results.py int8-$$tier build/int8-$$tier.md docs/precision.md || exit $$?; done
 
 # What INT8 is worth in time, on a CPU that has instructions for it: the shipped nets, and two larger ones after six epochs on drawn
 # faces, since time does not depend on what a net has learnt (docs/precision.md).
@@ -74,8 +75,8 @@ int8-speed: need-data $(READY)
 # What blur, noise, low light and bad crops do to the shipped nets (docs/corruptions.md).
 corruptions: need-data $(READY)
 	$(BIN)/fer-export --target onnx --out build/corruptions
-	$(BIN)/fer-export --target onnx --out build/corruptions --checkpoint fer_nano
-	$(BIN)/fer-bench corruptions --data $(DATA) --model build/corruptions/fer_small-onnx-fp32 --model build/corruptions/fer_nano-onnx-fp32 --markdown build/corruptions.md
+	for tier in $(OTHERS); do $(BIN)/fer-export --target onnx --out build/corruptions --checkpoint fer_$$tier || exit $$?; done
+	$(BIN)/fer-bench corruptions --data $(DATA) --model build/corruptions/fer_small-onnx-fp32 $(OTHERS:%=--model build/corruptions/fer_%-onnx-fp32) --markdown build/corruptions.md
 	$(BIN)/python benchmarks/paste_results.py corruptions build/corruptions.md docs/corruptions.md
 
 # What a user would pick instead, beside ours: make peers DATA=path/to/fer2013.csv (docs/peers.md). Two of them need Node.js.
@@ -85,7 +86,7 @@ peers: need-data $(READY)
 
 # The field's backbones side by side (docs/zoo.md); the first time each is exported, later ones find it in the cache.
 zoo: $(READY)
-	$(BIN)/fer-bench zoo --json build/zoo.json --markdown build/zoo.md --plot build/zoo.svg
+	$(BIN)/fer-bench zoo --checkpoints train/fer_train/checkpoints --json build/zoo.json --markdown build/zoo.md --plot docs/zoo.svg
 	$(BIN)/python benchmarks/paste_results.py zoo build/zoo.md docs/zoo.md
 
 # Every one of them: a step of training, ONNX and OpenVINO, parity. Ten minutes on two cores, and 6 GB of memory.

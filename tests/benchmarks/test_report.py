@@ -23,8 +23,8 @@ from PIL import Image
 from fer_bench import tables
 from fer_bench.bench import Job, bench
 from fer_bench.merge import merge
-from fer_bench.report import plots
 from fer_bench.mistakes import disagreements, worst_mistakes
+from fer_bench.report import plots
 from fer_bench.report.answer import answers, names, pareto
 from fer_bench.report.page import write_report
 from fer_runtimes import metrics
