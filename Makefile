@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OTHERS := nano base
 
-.PHONY: need-data demo test lint gate figures curves int8 int8-speed corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
+.PHONY: need-data demo test lint gate figures curves int8 int8-speed sweep corruptions peers zoo zoo-test overhead repeatability catch-rate constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.11")'
@@ -71,6 +71,11 @@ int8-speed: need-data $(READY)
 	for net in $(LARGER); do test -f build/larger/$$net.done || { rm -rf build/larger/$$net; $(BIN)/fer-train --model $$net --size 64 --epochs 6 --out build/larger/$$net && touch build/larger/$$net.done; } || exit $$?; done
 	$(BIN)/python -m evidence.int8_speed --data $(DATA) --checkpoint fer_small --checkpoint fer_nano $(LARGER:%=--checkpoint build/larger/%/last.pt) --markdown build/int8-speed.md
 	$(BIN)/python benchmarks/paste_results.py int8-speed build/int8-speed.md docs/precision.md
+
+# Every precision of the default net side by side (docs/precision.md).
+sweep: need-data $(READY)
+	$(BIN)/fer-bench sweep --data $(DATA) --markdown build/sweep.md
+	$(BIN)/python benchmarks/paste_results.py sweep build/sweep.md docs/precision.md
 
 # What blur, noise, low light and bad crops do to the shipped nets (docs/corruptions.md).
 corruptions: need-data $(READY)
