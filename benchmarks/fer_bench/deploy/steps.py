@@ -171,7 +171,7 @@ def _chunks(part: Parcel, working: Say) -> Iterator[bytes]:
 
 def _extras(runtimes: Sequence[str]) -> list[str]:
     """The extras that the runtimes' own advice names."""
-    found = re.findall(r"fer-edge\[([\w,-]+)\]", " ".join(ENGINES[name].install for name in runtimes))
+    found = re.findall(r"'\.\[([\w,-]+)\]'", " ".join(ENGINES[name].install for name in runtimes))
     return sorted({extra for group in found for extra in group.split(",")})
 
 
