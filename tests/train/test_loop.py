@@ -30,7 +30,7 @@ def test_training_learns(checkpoint: Path) -> None:
 
 def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path, csv_file: Path, command: Command) -> None:
     recipe = tmp_path / "mine.toml"  # every kind of randomness that there is
-    recipe.write_text('model = "fer_mobileone_xs"\nepochs = 6\nbatch_size = 16\nmixup = 0.3\ndrop_rate = 0.1')
+    recipe.write_text('model = "fer_mobileone_xs"\nepochs = 6\nbatch_size = 16\nmixup = 0.3\ndrop_rate = 0.1\n[augment]\ncamera = 0.3')
     options = ["--data", csv_file, "--recipe", recipe, "--threads", 1]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = command("fer-train", *options, "--out", whole)
